@@ -1,0 +1,1 @@
+//! From a graph and its weights to an engine.

@@ -1,0 +1,1 @@
+//! The engine file: written once, read for ever.

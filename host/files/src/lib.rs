@@ -1,0 +1,1 @@
+//! What every room that touches a disk shares: safetensors headers, whole-or-nothing outputs, digests.

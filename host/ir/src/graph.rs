@@ -1,0 +1,178 @@
+//! The graph: tables of entities, and the order in which nodes run.
+//!
+//! *What* is computed (nodes, values, weights) is apart from *in which order* (the node lists of
+//! the places), so that a pass can move or drop a node without touching what points to it.
+
+use crate::entities::{Node, Place, Rotary, State, Value, Weight};
+use crate::infer::{TypeError, infer};
+use crate::op::{Op, RotaryData};
+use crate::shape::{Axis, Type};
+use crate::DType;
+use cranelift_entity::{PrimaryMap, SecondaryMap};
+use std::fmt;
+
+/// A value: what it is and where it comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValueData {
+    /// Its type, as inferred.
+    pub ty: Type,
+    /// The node that defines it.
+    pub node: Node,
+}
+
+/// A node: an operation and the values that it defines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeData {
+    /// The operation.
+    pub op: Op,
+    /// At least one.
+    pub results: Vec<Value>,
+}
+
+/// A parameter of the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightData {
+    /// Its name in the checkpoint, whole: `transformer.layers.0.attention.qkv.weight`.
+    pub name: String,
+    /// Its elements as stored.
+    pub dtype: DType,
+    /// Its axes, outermost first.
+    pub axes: Vec<Axis>,
+    /// The weight whose bytes it shares, as a tied head does; that one is not tied itself.
+    pub tied: Option<Weight>,
+}
+
+impl WeightData {
+    /// Its lengths, outermost first.
+    pub fn shape(&self) -> Vec<u64> {
+        self.axes.iter().map(Axis::size).collect()
+    }
+
+    /// Its bytes; saturates.
+    pub fn bytes(&self) -> u64 {
+        self.shape().iter().fold(self.dtype.size() as u64, |n, &d| n.saturating_mul(d))
+    }
+}
+
+/// What an attention keeps of each token: a key and a value of `key_heads × head_width`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateData {
+    /// Key and value heads.
+    pub key_heads: u32,
+    /// Elements of one head.
+    pub head_width: u32,
+}
+
+/// Which stretch of the model a place is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PlaceKind {
+    /// From token ids to what the first block takes.
+    Embed,
+    /// One block.
+    Block(u32),
+    /// From what the last block gives to logits.
+    Head,
+}
+
+impl fmt::Display for PlaceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PlaceKind::Embed => f.write_str("embed"),
+            PlaceKind::Block(i) => write!(f, "block {i}"),
+            PlaceKind::Head => f.write_str("head"),
+        }
+    }
+}
+
+/// A place: its nodes in the order in which they run, and what it hands to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlaceData {
+    /// Which stretch.
+    pub kind: PlaceKind,
+    /// In order.
+    pub nodes: Vec<Node>,
+    /// What the next place takes; the logits where this is the head.
+    pub carry: Vec<Value>,
+}
+
+/// A whole model, written once for one device.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// All values.
+    pub values: PrimaryMap<Value, ValueData>,
+    /// All nodes, also those that no place runs any more.
+    pub nodes: PrimaryMap<Node, NodeData>,
+    /// All weights.
+    pub weights: PrimaryMap<Weight, WeightData>,
+    /// All states.
+    pub states: PrimaryMap<State, StateData>,
+    /// All rotary embeddings.
+    pub rotaries: PrimaryMap<Rotary, RotaryData>,
+    /// The places, in the order in which they run.
+    pub places: PrimaryMap<Place, PlaceData>,
+    /// Which place declares a weight.
+    pub homes: SecondaryMap<Weight, Option<Place>>,
+    /// Names of values for people.
+    pub labels: SecondaryMap<Value, Option<String>>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Graph {
+        Graph::default()
+    }
+
+    /// Opens the next place.
+    pub fn make_place(&mut self, kind: PlaceKind) -> Place {
+        self.places.push(PlaceData { kind, nodes: Vec::new(), carry: Vec::new() })
+    }
+
+    /// Declares a weight in a place.
+    pub fn make_weight(&mut self, home: Place, data: WeightData) -> Weight {
+        let weight = self.weights.push(data);
+        self.homes[weight] = Some(home);
+        weight
+    }
+
+    /// The rotary embedding with these options; equal ones are one.
+    pub fn make_rotary(&mut self, data: RotaryData) -> Rotary {
+        match self.rotaries.iter().find(|(_, known)| **known == data) {
+            Some((rotary, _)) => rotary,
+            None => self.rotaries.push(data),
+        }
+    }
+
+    /// Appends an operation to a place. Its operands are checked and its results typed at once.
+    ///
+    /// # Errors
+    /// [`TypeError`] where the operands do not fit; the graph is as it was.
+    pub fn append(&mut self, place: Place, op: Op) -> Result<Node, TypeError> {
+        let types = infer(self, &op)?;
+        let node = self.nodes.next_key();
+        let results = types.into_iter().map(|ty| self.values.push(ValueData { ty, node })).collect();
+        self.nodes.push(NodeData { op, results });
+        self.places[place].nodes.push(node);
+        Ok(node)
+    }
+
+    /// The first result of a node.
+    pub fn result(&self, node: Node) -> Value {
+        self.nodes[node].results[0]
+    }
+
+    /// The nodes of all places, in the order in which they run.
+    pub fn schedule(&self) -> impl Iterator<Item = (Place, Node)> + '_ {
+        self.places.iter().flat_map(|(place, data)| data.nodes.iter().map(move |&n| (place, n)))
+    }
+
+    /// The logits: what the head hands on.
+    pub fn output(&self) -> Option<Value> {
+        let (_, last) = self.places.iter().next_back()?;
+        last.carry.first().copied()
+    }
+
+    /// The weight whose bytes stand for this one: itself, or the one that it is tied to.
+    pub fn storage(&self, weight: Weight) -> Weight {
+        self.weights[weight].tied.unwrap_or(weight)
+    }
+}

@@ -1,0 +1,1 @@
+//! Architectures as sandboxed WebAssembly components: the only room that names wasmtime.

@@ -1,0 +1,1 @@
+//! Runs engines: schedule, paged cache, batches, sampling, text.

@@ -1,0 +1,1 @@
+//! What people have on disk, as tensors by name, a config and a tokenizer.

@@ -1,0 +1,1 @@
+//! From a parameter's origin to its bytes: plans, steps and streams.
