@@ -1,1 +1,21 @@
-//! What every room that touches a disk shares: safetensors headers, whole-or-nothing outputs, digests.
+//! What every room that touches a disk shares.
+//!
+//! - [`header`] reads safetensors headers, believing nothing that they say;
+//! - [`writer`] writes safetensors files whose bytes depend on their content alone;
+//! - [`output`] makes directories that appear whole under their final name, or not at all;
+//! - [`digest`] hashes bytes and files in bounded memory;
+//! - [`interrupt`] lets a long loop stop between two chunks;
+//! - [`read`] reads small files whole, with a bound.
+
+pub mod digest;
+mod error;
+pub mod header;
+pub mod interrupt;
+pub mod output;
+pub mod read;
+pub mod writer;
+
+pub use error::FileError;
+pub use header::{Header, HeaderError, TensorEntry};
+pub use output::OutputDir;
+pub use writer::SafetensorsWriter;

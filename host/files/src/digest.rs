@@ -1,0 +1,83 @@
+//! Hashes as lower-case hex. Files are read in chunks, never mapped: a map would count as our
+//! memory.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::{FileError, interrupt};
+
+const CHUNK: usize = 8 << 20;
+
+/// The SHA-256 of `bytes`, 64 hex digits.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The BLAKE3 of `bytes`, 64 hex digits.
+pub fn blake3_hex(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+/// The BLAKE3 of a file's content, 64 hex digits.
+///
+/// # Errors
+/// What the file system says, or [`FileError::Interrupted`].
+pub fn blake3_file(path: &Path) -> Result<String, FileError> {
+    let mut file = File::open(path).map_err(FileError::io("open", path))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        interrupt::check()?;
+        let count = fill(&mut file, &mut chunk).map_err(FileError::io("read", path))?;
+        hasher.update_rayon(&chunk[..count]);
+        if count < CHUNK {
+            return Ok(hasher.finalize().to_hex().to_string());
+        }
+    }
+}
+
+/// Reads until `chunk` is full or the file ends; how many bytes it got.
+fn fill(file: &mut File, chunk: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < chunk.len() {
+        match file.read(&mut chunk[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_digest_is_that_of_its_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        for size in [0, 1, CHUNK, CHUNK + 1] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            assert_eq!(
+                blake3_file(&path).unwrap(),
+                blake3_hex(&bytes),
+                "{size} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn sha256_of_nothing_is_the_published_one() {
+        let expected = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(sha256_hex(b""), expected);
+    }
+}

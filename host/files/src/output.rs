@@ -1,0 +1,241 @@
+//! Directories that appear under their final name whole, or not at all.
+//!
+//! All is written into a hidden sibling, `.NAME.partial-PID`, which is on the same file system,
+//! so that one rename makes it the output. An output that is given up (an error, an interrupt) is
+//! removed by its destructor. Where the final path is a mount point, nothing can be renamed onto
+//! it; then the hidden directory is inside of it, and its files are moved up at the end, the
+//! `config.json` that makes a directory usable last.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::FileError;
+
+/// The file without which a directory is no checkpoint, engine or model.
+const KEY_FILE: &str = "config.json";
+
+/// A directory in the making.
+#[derive(Debug)]
+pub struct OutputDir {
+    target: PathBuf,
+    partial: PathBuf,
+    /// Whether the target may be replaced.
+    force: bool,
+    /// Whether the target is a mount point.
+    mounted: bool,
+    committed: bool,
+}
+
+impl OutputDir {
+    /// Begins the output that is to stand at `target`. Parents are made; `force` allows to
+    /// replace what an earlier run left there.
+    ///
+    /// # Errors
+    /// Before any work: [`FileError::NotEmpty`], [`FileError::NotADirectory`] for a file,
+    /// [`FileError::NotOurs`] for a directory that no run of ours made, [`FileError::NoName`],
+    /// and what the file system says where it cannot be written.
+    pub fn create(target: &Path, force: bool) -> Result<OutputDir, FileError> {
+        let target = resolve(target)?;
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(FileError::NoName { path: target });
+        };
+        let mut mounted = false;
+        if let Some(found) = metadata(&target)? {
+            if !found.is_dir() {
+                return Err(FileError::NotADirectory { path: target });
+            }
+            may_replace(&target, force)?;
+            mounted = metadata(parent)?.is_some_and(|parent| parent.dev() != found.dev());
+        } else {
+            fs::create_dir_all(parent).map_err(FileError::io("create", parent))?;
+        }
+        let place = if mounted { &target } else { parent };
+        let stem = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
+        let partial = make_directory(place, &stem)?;
+        Ok(OutputDir {
+            target,
+            partial,
+            force,
+            mounted,
+            committed: false,
+        })
+    }
+
+    /// The directory to write into until it is committed.
+    pub fn path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// The path at which the output will stand.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Makes all that was written durable, and gives it its final name.
+    ///
+    /// # Errors
+    /// What the file system says, or [`FileError::NotEmpty`] when someone else was faster.
+    pub fn commit(mut self) -> Result<(), FileError> {
+        for entry in entries(&self.partial)? {
+            sync(&entry)?;
+        }
+        sync(&self.partial)?;
+        if metadata(&self.target)?.is_some() {
+            may_replace_but(&self.target, self.force, &self.partial)?;
+        }
+        if self.mounted {
+            self.move_up()?;
+        } else {
+            self.swap()?;
+        }
+        self.committed = true;
+        sync(self.target.parent().unwrap_or(&self.target))
+    }
+
+    /// Renames the hidden directory to the target, and removes what stood there before.
+    fn swap(&self) -> Result<(), FileError> {
+        let (partial, target) = (&self.partial, &self.target);
+        if self.force && metadata(target)?.is_some() {
+            // In one step, where the file system can.
+            if renameat_with(CWD, partial, CWD, target, RenameFlags::EXCHANGE).is_ok() {
+                // What is now under the hidden name is the old output.
+                return fs::remove_dir_all(partial).map_err(FileError::io("remove", partial));
+            }
+            fs::remove_dir_all(target).map_err(FileError::io("remove", target))?;
+        }
+        // Replaces an empty directory; fails on any other.
+        fs::rename(partial, target).map_err(|error| match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty => FileError::NotEmpty {
+                path: target.clone(),
+            },
+            _ => FileError::io("create", target)(error),
+        })
+    }
+
+    /// Moves the files into the directory around them, after what stood there is gone.
+    fn move_up(&self) -> Result<(), FileError> {
+        let is_key = |path: &PathBuf| path.file_name().is_some_and(|name| name == KEY_FILE);
+        let mut old = entries(&self.target)?;
+        old.retain(|path| *path != self.partial);
+        old.sort_by_key(|path| !is_key(path));
+        for path in old {
+            fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
+        }
+        let mut new = entries(&self.partial)?;
+        new.sort_by_key(is_key);
+        for path in new {
+            let target = self.target.join(path.file_name().unwrap_or_default());
+            fs::rename(&path, &target).map_err(FileError::io("create", &target))?;
+        }
+        sync(&self.target)?;
+        fs::remove_dir(&self.partial).map_err(FileError::io("remove", &self.partial))
+    }
+}
+
+impl Drop for OutputDir {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nobody is left to tell; what remains is hidden and carries our name.
+            let _ = fs::remove_dir_all(&self.partial);
+        }
+    }
+}
+
+/// The path with its links followed as far as it exists, and without `.` and `..`.
+fn resolve(path: &Path) -> Result<PathBuf, FileError> {
+    match fs::canonicalize(path) {
+        Ok(path) => Ok(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Some(name) = path.file_name() else {
+                return Err(FileError::NoName {
+                    path: path.to_owned(),
+                });
+            };
+            let parent = match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => resolve(parent)?,
+                _ => std::env::current_dir().map_err(FileError::io("use", Path::new(".")))?,
+            };
+            Ok(parent.join(name))
+        }
+        Err(error) => Err(FileError::io("use", path)(error)),
+    }
+}
+
+/// What is at `path`, or `None`.
+fn metadata(path: &Path) -> Result<Option<fs::Metadata>, FileError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FileError::io("use", path)(error)),
+    }
+}
+
+/// The paths of all that is in a directory, sorted.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(directory)
+        .and_then(|listing| listing.map(|entry| entry.map(|e| e.path())).collect())
+        .map_err(FileError::io("list", directory))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn may_replace(target: &Path, force: bool) -> Result<(), FileError> {
+    may_replace_but(target, force, Path::new(""))
+}
+
+/// Whether the directory `target` may give way, not counting `ours` in it. We write files and
+/// no directories; so one with directories is someone's home or project, and `--force` was a slip.
+fn may_replace_but(target: &Path, force: bool, ours: &Path) -> Result<(), FileError> {
+    for path in entries(target)? {
+        if path == ours {
+            continue;
+        }
+        if !force {
+            return Err(FileError::NotEmpty {
+                path: target.to_owned(),
+            });
+        }
+        let kind = fs::symlink_metadata(&path).map_err(FileError::io("use", &path))?;
+        if kind.is_dir() {
+            let entry = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            return Err(FileError::NotOurs {
+                path: target.to_owned(),
+                entry,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Makes a new directory named `stem` in `place`, or `stem-1`, … where a killed run left that.
+fn make_directory(place: &Path, stem: &str) -> Result<PathBuf, FileError> {
+    let mut path = place.join(stem);
+    for attempt in 1.. {
+        match fs::create_dir(&path) {
+            Ok(()) => break,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
+                path = place.join(format!("{stem}-{attempt}"));
+            }
+            Err(error) => return Err(FileError::io("write into", place)(error)),
+        }
+    }
+    Ok(path)
+}
+
+/// Makes a file or a directory durable.
+fn sync(path: &Path) -> Result<(), FileError> {
+    fs::File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(FileError::io("write", path))
+}
+
+#[cfg(test)]
+mod tests;
