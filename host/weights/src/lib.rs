@@ -1,1 +1,23 @@
-//! From a parameter's origin to its bytes: plans, steps and streams.
+//! From a parameter's origin to its bytes.
+//!
+//! A plugin says how each parameter of a checkpoint comes out of the tensors of a source
+//! ([`Origin`]); [`Plan`] checks all of that before a byte is read, and then hands each
+//! parameter out as a stream of pieces ([`Provider`]). What is promised:
+//!
+//! - every parameter is provided and every source tensor is used or explained, or there is an
+//!   error that lists all that is not;
+//! - a stream holds pieces of 8 MiB, and at most about one source tensor where its steps
+//!   move elements across it;
+//! - where no arithmetic is asked for, elements move in the source's own bits; casts round to
+//!   the nearest, ties to even; arithmetic is in `f32`, in an order that no thread count changes;
+//! - a NaN or an infinity never passes, wherever it came from.
+
+mod error;
+mod origin;
+mod provider;
+
+pub use error::{Listing, WeightError};
+pub use origin::{
+    Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, full_name,
+};
+pub use provider::{Provider, Supply};
