@@ -3,11 +3,11 @@
 //! *What* is computed (nodes, values, weights) is apart from *in which order* (the node lists of
 //! the places), so that a pass can move or drop a node without touching what points to it.
 
+use crate::DType;
 use crate::entities::{Node, Place, Rotary, State, Value, Weight};
 use crate::infer::{TypeError, infer};
 use crate::op::{Op, RotaryData};
 use crate::shape::{Axis, Type};
-use crate::DType;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 use std::fmt;
 
@@ -51,6 +51,25 @@ impl WeightData {
     /// Its bytes; saturates.
     pub fn bytes(&self) -> u64 {
         self.shape().iter().fold(self.dtype.size() as u64, |n, &d| n.saturating_mul(d))
+    }
+
+    /// Whether its shape can be: at least one axis, no length 0, fewer than 2⁶³ bytes.
+    ///
+    /// # Errors
+    /// A clause that says what it must be.
+    pub fn check(&self) -> Result<(), String> {
+        if self.axes.is_empty() {
+            return Err("it must have an axis".to_string());
+        }
+        let segments = || self.axes.iter().flat_map(|axis| &axis.segments);
+        if self.axes.iter().any(|axis| axis.segments.is_empty()) || segments().any(|s| s.size == 0)
+        {
+            return Err("no length may be 0".to_string());
+        }
+        if self.bytes() > i64::MAX as u64 {
+            return Err("it must have fewer than 2^63 bytes".to_string());
+        }
+        Ok(())
     }
 }
 
@@ -149,7 +168,8 @@ impl Graph {
     pub fn append(&mut self, place: Place, op: Op) -> Result<Node, TypeError> {
         let types = infer(self, &op)?;
         let node = self.nodes.next_key();
-        let results = types.into_iter().map(|ty| self.values.push(ValueData { ty, node })).collect();
+        let results =
+            types.into_iter().map(|ty| self.values.push(ValueData { ty, node })).collect();
         self.nodes.push(NodeData { op, results });
         self.places[place].nodes.push(node);
         Ok(node)

@@ -1,9 +1,31 @@
 //! The graph: entities, operations, shapes, verifier, and a text form that parses back.
+//!
+//! A graph is written once, for one device, and from then on is data: passes rewrite it, the
+//! engine file holds it as text, the runtime plans from it. What is promised:
+//! - what [`Graph::append`] took has the types that [`infer()`] gives; no index, size or number
+//!   from outside can panic it;
+//! - what [`verify()`] passes, every other room may rely on: its rules are in that module's doc;
+//! - what verifies and is numbered densely ([`Graph::renumber`]) prints to a text that
+//!   [`parse()`] reads back as the same graph, but for labels, which are for people.
 
+mod cursor;
 mod dtype;
+mod edit;
 mod entities;
 mod graph;
+mod infer;
 mod op;
+mod options;
+mod parse;
 mod shape;
+mod verify;
+mod write;
 
 pub use dtype::DType;
+pub use entities::{AnyEntity, Node, Place, Rotary, State, Value, Weight};
+pub use graph::{Graph, NodeData, PlaceData, PlaceKind, StateData, ValueData, WeightData};
+pub use infer::{TypeError, infer};
+pub use op::{Activation, AttentionData, Op, RotaryData, Scaling};
+pub use parse::{ParseError, parse};
+pub use shape::{Axis, Dim, Meaning, Segment, Type, display_axes};
+pub use verify::{MAX_LABEL, MAX_NAME, VerifierError, VerifierErrors, display_errors, verify};

@@ -270,13 +270,46 @@ impl Op {
         values
     }
 
+    /// Calls `f` on each weight operand, in their order in the text form; `f` may replace it.
+    pub fn map_weights(&mut self, mut f: impl FnMut(&mut Weight)) {
+        match self {
+            Op::Embedding { table: weight, .. }
+            | Op::RmsNorm { weight, .. }
+            | Op::AddRmsNorm { weight, .. } => f(weight),
+            Op::Linear { weight, bias, .. } => {
+                f(weight);
+                bias.as_mut().map(f);
+            }
+            Op::Tokens
+            | Op::Split { .. }
+            | Op::Rotate { .. }
+            | Op::Attend { .. }
+            | Op::Activate { .. }
+            | Op::Add { .. }
+            | Op::Multiply { .. }
+            | Op::Outputs { .. }
+            | Op::Gate { .. } => {}
+        }
+    }
+
     /// Its weight operands, in their order in the text form.
     pub fn weights(&self) -> Vec<Weight> {
-        match *self {
-            Op::Embedding { table, .. } => vec![table],
-            Op::Linear { weight, bias, .. } => std::iter::once(weight).chain(bias).collect(),
-            Op::RmsNorm { weight, .. } | Op::AddRmsNorm { weight, .. } => vec![weight],
-            _ => vec![],
+        let mut weights = Vec::new();
+        self.clone().map_weights(|w| weights.push(*w));
+        weights
+    }
+
+    /// The rotary embedding that it turns by.
+    pub fn rotary(&self) -> Option<Rotary> {
+        self.clone().rotary_mut().copied()
+    }
+
+    /// The same, to replace it.
+    pub fn rotary_mut(&mut self) -> Option<&mut Rotary> {
+        match self {
+            Op::Rotate { rotary, .. } => Some(rotary),
+            Op::Attend { rotary, .. } => rotary.as_mut(),
+            _ => None,
         }
     }
 }

@@ -1,0 +1,389 @@
+//! The text form, inwards: what [`Graph`]'s `Display` writes.
+//!
+//! A line a statement; `;` begins a comment:
+//! ```text
+//! graph 1
+//! r0 = rotary head_width=64 rotated=64 base=10000.0
+//! place block 0 {
+//!     s0 = cache key_heads=3 head_width=64
+//!     w1 = weight "transformer.layers.0.mlp.fc.weight" bf16 [1536 feed_forward, 576]
+//!     v2 = linear v1, w1                  ; operands, then attributes as `name=value`
+//!     return v2
+//! }
+//! ```
+//! Numbers of entities are dense and in the order of the text; attributes come in one order.
+//! Operands are checked as they are read, so a text that parses has types; that it keeps the
+//! other rules is [`verify`](crate::verify())'s to say. Time and memory are linear in the text,
+//! whatever it holds: an engine from anywhere is read through this.
+
+use crate::cursor::Cursor;
+use crate::entities::{Place, Rotary, State, Value, Weight};
+use crate::graph::{Graph, PlaceKind, StateData, WeightData};
+use crate::op::{ACTIVATIONS, Activation, AttentionData, Op, RotaryData, Scaling};
+use crate::shape::{Axis, MEANINGS, Meaning, Segment};
+use crate::write::VERSION;
+use cranelift_entity::SecondaryMap;
+use engraft_diagnostic::{Code, Diagnostic, Fault};
+
+/// Where and why a text is not a graph.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub struct ParseError {
+    /// From 1.
+    pub line: usize,
+    /// In bytes, from 1.
+    pub column: usize,
+    /// What is wrong, or what was expected and what was found.
+    pub message: String,
+}
+
+impl Diagnostic for ParseError {
+    fn code(&self) -> Code {
+        Code(802)
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn location(&self) -> Option<String> {
+        Some(format!("line {} of the graph", self.line))
+    }
+
+    fn help(&self) -> Option<String> {
+        Some("build the engine again; if the text was written by hand, mend that line".to_string())
+    }
+}
+
+/// Reads a graph.
+///
+/// # Errors
+/// [`ParseError`] at the first thing that does not fit.
+pub fn parse(text: &str) -> Result<Graph, ParseError> {
+    let mut parser = Parser::default();
+    let mut last = 1;
+    for (i, line) in text.lines().enumerate() {
+        last = i + 1;
+        let mut line = Cursor::new(line, last);
+        if line.peek() != 0 {
+            parser.statement(&mut line)?;
+            line.end()?;
+        }
+    }
+    let end = Cursor::new("", last);
+    match parser.section {
+        Section::Start => end.fail_at(1, format!("expected `graph {VERSION}`, the text ends")),
+        Section::Outside => Ok(parser.graph),
+        Section::Inside(_) | Section::Returned => end.fail_at(1, "expected `}`, the text ends"),
+    }
+}
+
+/// Where in the text a statement stands.
+#[derive(Clone, Copy, Default)]
+enum Section {
+    /// Before `graph 1`.
+    #[default]
+    Start,
+    /// Outside of places.
+    Outside,
+    /// In a place.
+    Inside(Place),
+    /// In a place, after its `return`.
+    Returned,
+}
+
+#[derive(Default)]
+struct Parser {
+    graph: Graph,
+    section: Section,
+    /// States that the open place declares, and the line of each.
+    caches: Vec<(State, usize)>,
+    attended: SecondaryMap<State, bool>,
+}
+
+impl Parser {
+    fn statement(&mut self, line: &mut Cursor<'_>) -> Result<(), ParseError> {
+        match self.section {
+            Section::Start => {
+                line.keyword("graph")?;
+                line.peek();
+                let column = line.column();
+                let version: u32 = line.integer("a version")?;
+                if version != VERSION {
+                    let message = format!("version {version} of the graph's text is not known");
+                    return line.fail_at(column, message);
+                }
+                self.section = Section::Outside;
+                Ok(())
+            }
+            Section::Outside if line.peek() == b'r' => self.rotary(line),
+            Section::Outside => self.place(line),
+            Section::Inside(place) => match line.peek() {
+                b's' => self.cache(line),
+                b'w' => self.weight(line, place),
+                b'v' => self.node(line, place),
+                b'r' => self.carry(line, place),
+                _ => line.expected("`s…`, `w…`, `v…` or `return`"),
+            },
+            Section::Returned => {
+                line.expect(b'}')?;
+                self.section = Section::Outside;
+                Ok(())
+            }
+        }
+    }
+
+    /// `r0 = rotary head_width=64 rotated=64 base=10000.0`
+    fn rotary(&mut self, line: &mut Cursor<'_>) -> Result<(), ParseError> {
+        line.define('r', self.graph.rotaries.len())?;
+        line.expect(b'=')?;
+        line.keyword("rotary")?;
+        let data = RotaryData {
+            head_width: line.integer_attribute("head_width")?,
+            rotated: line.integer_attribute("rotated")?,
+            base: line.number_attribute("base")?,
+            scaling: scaling(line)?,
+        };
+        self.graph.rotaries.push(data);
+        Ok(())
+    }
+
+    /// `place block 0 {`
+    fn place(&mut self, line: &mut Cursor<'_>) -> Result<(), ParseError> {
+        line.keyword("place")?;
+        let kind = line.choice("`embed`, `block` or `head`", |word| match word {
+            "embed" => Some(PlaceKind::Embed),
+            "block" => Some(PlaceKind::Block(0)),
+            "head" => Some(PlaceKind::Head),
+            _ => None,
+        })?;
+        let kind = match kind {
+            PlaceKind::Block(_) => PlaceKind::Block(line.integer("the number of the block")?),
+            kind => kind,
+        };
+        line.expect(b'{')?;
+        self.section = Section::Inside(self.graph.make_place(kind));
+        Ok(())
+    }
+
+    /// `s0 = cache key_heads=3 head_width=64`
+    fn cache(&mut self, line: &mut Cursor<'_>) -> Result<(), ParseError> {
+        line.define('s', self.graph.states.len())?;
+        line.expect(b'=')?;
+        line.keyword("cache")?;
+        let key_heads = line.integer_attribute("key_heads")?;
+        let head_width = line.integer_attribute("head_width")?;
+        let state = self.graph.states.push(StateData { key_heads, head_width });
+        self.caches.push((state, line.line()));
+        Ok(())
+    }
+
+    /// `w1 = weight "lm_head.weight" bf16 [49152 vocabulary, 576] tied w0`
+    fn weight(&mut self, line: &mut Cursor<'_>, place: Place) -> Result<(), ParseError> {
+        line.define('w', self.graph.weights.len())?;
+        line.expect(b'=')?;
+        line.keyword("weight")?;
+        let name = line.string()?;
+        let dtype = line.choice("an element type", |word| word.parse().ok())?;
+        let axes = line.list(axis)?;
+        let tied = if line.peek() == b't' {
+            line.keyword("tied")?;
+            Some(Weight::from_u32(line.entity('w')?))
+        } else {
+            None
+        };
+        self.graph.make_weight(place, WeightData { name, dtype, axes, tied });
+        Ok(())
+    }
+
+    /// `return v1, v2`
+    fn carry(&mut self, line: &mut Cursor<'_>, place: Place) -> Result<(), ParseError> {
+        line.keyword("return")?;
+        let mut carry = Vec::new();
+        while line.peek() != 0 {
+            if !carry.is_empty() {
+                line.expect(b',')?;
+            }
+            carry.push(value(line)?);
+        }
+        self.graph.places[place].carry = carry;
+        self.section = Section::Returned;
+        match self.caches.drain(..).find(|&(state, _)| !self.attended[state]) {
+            Some((state, number)) => {
+                let message = format!("no attend of this place uses {state}");
+                Cursor::new("", number).fail_at(1, message)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// `v4, v5 = split v3, [64, 64]`
+    fn node(&mut self, line: &mut Cursor<'_>, place: Place) -> Result<(), ParseError> {
+        let mut results = 0;
+        loop {
+            line.define('v', self.graph.values.len().saturating_add(results))?;
+            results += 1;
+            if !line.take(b',') {
+                break;
+            }
+        }
+        line.expect(b'=')?;
+        line.peek();
+        let column = line.column();
+        let op = self.op(line)?;
+        let name = op.name();
+        let node = match self.graph.append(place, op) {
+            Ok(node) => node,
+            Err(error) => return line.fail_at(column, error.to_string()),
+        };
+        let given = self.graph.nodes[node].results.len();
+        if results != given {
+            let message = format!("{name} gives {given} values, the line names {results}");
+            return line.fail_at(column, message);
+        }
+        Ok(())
+    }
+
+    fn op(&mut self, line: &mut Cursor<'_>) -> Result<Op, ParseError> {
+        let word = line.word();
+        Ok(match word {
+            "tokens" => Op::Tokens,
+            "embedding" => Op::Embedding { tokens: value(line)?, table: and(line, weight)? },
+            "linear" => Op::Linear {
+                input: value(line)?,
+                weight: and(line, weight)?,
+                bias: if line.take(b',') { Some(weight(line)?) } else { None },
+            },
+            "split" => Op::Split {
+                input: value(line)?,
+                sizes: and(line, |line| line.list(|line| line.integer("a size")))?,
+            },
+            "rms_norm" => Op::RmsNorm {
+                input: value(line)?,
+                weight: and(line, weight)?,
+                epsilon: and(line, |line| line.number_attribute("epsilon"))?,
+            },
+            "rotate" => Op::Rotate { input: value(line)?, rotary: and(line, rotary)? },
+            "attend" => {
+                let (query, key, value) = (value(line)?, and(line, value)?, and(line, value)?);
+                line.expect(b',')?;
+                line.peek();
+                let column = line.column();
+                let cache = State::from_u32(line.entity('s')?);
+                let Some(&StateData { key_heads, head_width }) = self.graph.states.get(cache)
+                else {
+                    return line.fail_at(column, format!("{cache} does not exist"));
+                };
+                self.attended[cache] = true;
+                line.expect(b',')?;
+                let query_heads = line.integer_attribute("query_heads")?;
+                let scale = line.number_attribute("scale")?;
+                let options = AttentionData { query_heads, key_heads, head_width, scale };
+                let turned = if line.peek() != 0 {
+                    line.attribute("rotary")?;
+                    Some(rotary(line)?)
+                } else {
+                    None
+                };
+                Op::Attend { query, key, value, cache, rotary: turned, options }
+            }
+            "activate" => Op::Activate { input: value(line)?, activation: and(line, activation)? },
+            "add" => Op::Add { left: value(line)?, right: and(line, value)? },
+            "multiply" => Op::Multiply { left: value(line)?, right: and(line, value)? },
+            "outputs" => Op::Outputs { input: value(line)? },
+            "add_rms_norm" => Op::AddRmsNorm {
+                left: value(line)?,
+                right: and(line, value)?,
+                weight: and(line, weight)?,
+                epsilon: and(line, |line| line.number_attribute("epsilon"))?,
+            },
+            "gate" => Op::Gate {
+                gate: value(line)?,
+                up: and(line, value)?,
+                activation: and(line, activation)?,
+            },
+            _ => {
+                line.back(word);
+                return line.expected("an operation");
+            }
+        })
+    }
+}
+
+/// What stands after a comma.
+fn and<T>(
+    line: &mut Cursor<'_>,
+    read: impl FnOnce(&mut Cursor<'_>) -> Result<T, ParseError>,
+) -> Result<T, ParseError> {
+    line.expect(b',')?;
+    read(line)
+}
+
+fn value(line: &mut Cursor<'_>) -> Result<Value, ParseError> {
+    line.entity('v').map(Value::from_u32)
+}
+
+fn weight(line: &mut Cursor<'_>) -> Result<Weight, ParseError> {
+    line.entity('w').map(Weight::from_u32)
+}
+
+fn rotary(line: &mut Cursor<'_>) -> Result<Rotary, ParseError> {
+    line.entity('r').map(Rotary::from_u32)
+}
+
+/// By its first name, so that one text says it one way.
+fn activation(line: &mut Cursor<'_>) -> Result<Activation, ParseError> {
+    line.choice("an activation", |word| {
+        ACTIVATIONS.iter().find(|(_, names)| names[0] == word).map(|found| found.0)
+    })
+}
+
+/// `576 query_heads + 192 key_heads`
+fn axis(line: &mut Cursor<'_>) -> Result<Axis, ParseError> {
+    let mut segments = Vec::with_capacity(1);
+    loop {
+        let size = line.integer("a length")?;
+        let meaning = match line.peek() {
+            b'a'..=b'z' => line.choice("what the axis counts", |word| {
+                MEANINGS.iter().find(|(_, name)| *name == word).map(|found| found.0)
+            })?,
+            _ => Meaning::Plain,
+        };
+        segments.push(Segment { size, meaning });
+        if !line.take(b'+') {
+            return Ok(Axis { segments });
+        }
+    }
+}
+
+/// `scaling=llama3 factor=8.0 low=1.0 high=4.0 context=8192`, or nothing.
+fn scaling(line: &mut Cursor<'_>) -> Result<Scaling, ParseError> {
+    if line.peek() == 0 {
+        return Ok(Scaling::None);
+    }
+    line.attribute("scaling")?;
+    let name = line.word();
+    match name {
+        "linear" => Ok(Scaling::Linear { factor: line.number_attribute("factor")? }),
+        "llama3" => Ok(Scaling::Llama3 {
+            factor: line.number_attribute("factor")?,
+            low: line.number_attribute("low")?,
+            high: line.number_attribute("high")?,
+            context: line.integer_attribute("context")?,
+        }),
+        "yarn" => Ok(Scaling::Yarn {
+            factor: line.number_attribute("factor")?,
+            fast: line.number_attribute("fast")?,
+            slow: line.number_attribute("slow")?,
+            attention: match line.peek() {
+                b'a' => Some(line.number_attribute("attention")?),
+                _ => None,
+            },
+            context: line.integer_attribute("context")?,
+        }),
+        _ => {
+            line.back(name);
+            line.expected("`linear`, `llama3` or `yarn`")
+        }
+    }
+}

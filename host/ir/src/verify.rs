@@ -1,0 +1,392 @@
+//! The rules of a graph. What verifies, every other room may rely on.
+//!
+//! # Tables
+//! - Whatever is named exists.
+//! - A node runs at most once. Each value is a result of the one node that it names.
+//!
+//! # Places
+//! - They are embed, block 0, block 1, …, head, in this order.
+//! - Each returns something: a block as many values as the place before it, the head one, the
+//!   logits, of f32 with a width.
+//! - Token ids come from one `tokens`, in embed.
+//!
+//! # Values
+//! - A value is used after the node that defines it, in the same place or, where its place
+//!   returns it, in the next.
+//! - Its type is what inference gives.
+//! - A label has at most 256 bytes.
+//!
+//! # Weights
+//! - Each is declared by one place, and used there and nowhere else.
+//! - Its name has 1 to 512 bytes, no control characters, and no other weight has it.
+//! - Its lengths are at least 1; all of it has fewer than 2⁶³ bytes.
+//! - One that is tied has the shape and the element type of an earlier weight, which is not tied
+//!   itself.
+//!
+//! # States and rotary embeddings
+//! - A state belongs to exactly one `attend`.
+//! - Numbers are finite and as [`RotaryData::check`](crate::RotaryData::check) says, also where
+//!   nothing turns by them.
+
+use crate::entities::{AnyEntity, Node, Place, State, Value, Weight};
+use crate::graph::{Graph, NodeData, PlaceData, PlaceKind, WeightData};
+use crate::infer::infer;
+use crate::op::Op;
+use crate::shape::{Type, display_axes};
+use crate::write::write_graph;
+use cranelift_entity::SecondaryMap;
+use engraft_diagnostic::{Code, Diagnostic, Fault};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// The longest label, in bytes.
+pub const MAX_LABEL: usize = 256;
+
+/// The longest name of a weight, in bytes.
+pub const MAX_NAME: usize = 512;
+
+/// After so many errors the verifier stops.
+const MAX_ERRORS: usize = 100;
+
+/// A rule that a graph breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifierError {
+    /// What breaks it.
+    pub location: AnyEntity,
+    /// The line of the text form that defines it, where there is one.
+    pub context: Option<String>,
+    /// How.
+    pub message: String,
+}
+
+impl fmt::Display for VerifierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.location, self.message)
+    }
+}
+
+/// The rules that a graph breaks: at least one, at most a hundred.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifierErrors(pub Vec<VerifierError>);
+
+impl fmt::Display for VerifierErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [] => f.write_str("the graph does not verify"),
+            [only] => write!(f, "the graph does not verify: {only}"),
+            [first, rest @ ..] => {
+                write!(f, "the graph does not verify: {first} ({} more)", rest.len())
+            }
+        }
+    }
+}
+
+impl std::error::Error for VerifierErrors {}
+
+impl Diagnostic for VerifierErrors {
+    fn code(&self) -> Code {
+        Code(803)
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn location(&self) -> Option<String> {
+        self.0.first().and_then(|first| first.context.clone())
+    }
+
+    fn help(&self) -> Option<String> {
+        Some("mend what wrote the graph: a plugin, a pass, or a hand".to_string())
+    }
+}
+
+/// Whether a graph keeps every rule.
+///
+/// # Errors
+/// Each rule that it breaks, with where.
+pub fn verify(graph: &Graph) -> Result<(), VerifierErrors> {
+    let mut verifier = Verifier {
+        graph,
+        errors: Vec::new(),
+        ran: SecondaryMap::with_capacity(graph.nodes.len()),
+        seen: SecondaryMap::with_capacity(graph.values.len()),
+        used: SecondaryMap::with_capacity(graph.weights.len()),
+        attended: SecondaryMap::with_capacity(graph.states.len()),
+        tokens: None,
+    };
+    verifier.rotaries();
+    verifier.declarations();
+    verifier.places();
+    verifier.leftovers();
+    if verifier.errors.is_empty() { Ok(()) } else { Err(VerifierErrors(verifier.errors)) }
+}
+
+/// The text of a graph with each error as a comment under the line that it belongs to.
+pub fn display_errors(graph: &Graph, errors: &VerifierErrors) -> String {
+    let mut by_entity: BTreeMap<AnyEntity, Vec<&VerifierError>> = BTreeMap::new();
+    for error in &errors.0 {
+        let line = match error.location {
+            AnyEntity::Value(value) => match graph.values.get(value) {
+                Some(data) => data.node.into(),
+                None => AnyEntity::Graph,
+            },
+            entity => entity,
+        };
+        by_entity.entry(line).or_default().push(error);
+    }
+    let mut text = String::new();
+    // A string takes whatever is written.
+    let _ = write_graph(&mut text, graph, &mut |out, entity| {
+        for error in by_entity.remove(&entity).into_iter().flatten() {
+            writeln!(out, "; ^ error: {error}")?;
+        }
+        Ok(())
+    });
+    for error in by_entity.into_values().flatten() {
+        text.push_str(&format!("; error: {error}\n"));
+    }
+    text
+}
+
+/// What is known of the graph so far, and what is wrong with it.
+struct Verifier<'a> {
+    graph: &'a Graph,
+    errors: Vec<VerifierError>,
+    /// Nodes that have run.
+    ran: SecondaryMap<Node, bool>,
+    /// The last place that a value can be used in.
+    seen: SecondaryMap<Value, Option<Place>>,
+    /// Weights that an operation of their place uses.
+    used: SecondaryMap<Weight, bool>,
+    attended: SecondaryMap<State, Option<Value>>,
+    /// The node that gives the token ids.
+    tokens: Option<Node>,
+}
+
+impl Verifier<'_> {
+    fn error(&mut self, location: impl Into<AnyEntity>, message: impl Into<String>) {
+        if self.errors.len() < MAX_ERRORS {
+            let location = location.into();
+            let context = self.graph.line(location);
+            self.errors.push(VerifierError { location, context, message: message.into() });
+        }
+    }
+
+    fn rotaries(&mut self) {
+        for (rotary, data) in self.graph.rotaries.iter() {
+            if let Err(message) = data.check() {
+                self.error(rotary, message);
+            }
+        }
+    }
+
+    fn declarations(&mut self) {
+        let graph = self.graph;
+        let mut names = BTreeSet::new();
+        for (weight, data) in graph.weights.iter() {
+            if data.name.is_empty() || data.name.len() > MAX_NAME {
+                self.error(weight, format!("its name must have 1 to {MAX_NAME} bytes"));
+            }
+            if data.name.contains(char::is_control) {
+                self.error(weight, "its name must have no control characters");
+            }
+            if !names.insert(&data.name) {
+                self.error(weight, "another weight has this name");
+            }
+            if let Err(message) = data.check() {
+                self.error(weight, message);
+            }
+            if !graph.homes[weight].is_some_and(|home| graph.places.is_valid(home)) {
+                self.error(weight, "no place declares it");
+            }
+            if let Some(tied) = data.tied {
+                self.tie(weight, data, tied);
+            }
+        }
+    }
+
+    fn tie(&mut self, weight: Weight, data: &WeightData, tied: Weight) {
+        let Some(base) = self.graph.weights.get(tied).filter(|_| tied < weight) else {
+            return self
+                .error(weight, format!("it is tied to {tied}, which is not an earlier one"));
+        };
+        if base.tied.is_some() {
+            self.error(weight, format!("it is tied to {tied}, which is tied itself"));
+        }
+        if (base.dtype, base.shape()) != (data.dtype, data.shape()) {
+            let message = format!(
+                "it is tied to {tied}, which is {} {}: it must have the same type and shape",
+                base.dtype,
+                display_axes(&base.axes)
+            );
+            self.error(weight, message);
+        }
+    }
+
+    fn places(&mut self) {
+        let graph = self.graph;
+        let mut before: Option<(Place, &PlaceData)> = None;
+        for (place, data) in graph.places.iter() {
+            let expected = match before.map(|(_, before)| before.kind) {
+                None => [Some(PlaceKind::Embed), None],
+                Some(PlaceKind::Embed) => [Some(PlaceKind::Block(0)), Some(PlaceKind::Head)],
+                Some(PlaceKind::Block(i)) => {
+                    [i.checked_add(1).map(PlaceKind::Block), Some(PlaceKind::Head)]
+                }
+                Some(PlaceKind::Head) => [None, None],
+            };
+            if !expected.contains(&Some(data.kind)) {
+                let message = match before {
+                    None => "the first place must be embed".to_string(),
+                    Some((_, before)) => format!("it must not come after {}", before.kind),
+                };
+                self.error(place, message);
+            }
+            for &value in before.into_iter().flat_map(|(_, before)| &before.carry) {
+                if graph.values.is_valid(value) {
+                    self.seen[value] = Some(place);
+                }
+            }
+            for &node in &data.nodes {
+                self.node(place, node);
+            }
+            self.carry(place, data, before.map(|(_, before)| before));
+            before = Some((place, data));
+        }
+        if !before.is_some_and(|(_, before)| before.kind == PlaceKind::Head) {
+            self.error(AnyEntity::Graph, "the last place must be head");
+        }
+    }
+
+    fn carry(&mut self, place: Place, data: &PlaceData, before: Option<&PlaceData>) {
+        for &value in &data.carry {
+            if let Err(message) = self.usable(place, value) {
+                self.error(place, format!("it returns {message}"));
+            }
+        }
+        let count = data.carry.len();
+        match data.kind {
+            _ if count == 0 => self.error(place, "it returns nothing"),
+            PlaceKind::Embed => {}
+            PlaceKind::Block(_) => {
+                let taken = before.map_or(count, |before| before.carry.len());
+                if count != taken {
+                    self.error(place, format!("it takes {taken} values and returns {count}"));
+                }
+            }
+            PlaceKind::Head => {
+                let logits = data.carry.iter().filter_map(|&value| self.graph.values.get(value));
+                let mut types = logits.map(|value| &value.ty);
+                if count != 1 || !types.all(|ty| ty.dtype.is_float() && ty.width.is_some()) {
+                    self.error(place, "it must return one value, the logits: f32 with a width");
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, place: Place, node: Node) {
+        let graph = self.graph;
+        let Some(NodeData { op, results }) = graph.nodes.get(node) else {
+            return self.error(place, format!("it runs {node}, which does not exist"));
+        };
+        if std::mem::replace(&mut self.ran[node], true) {
+            return self.error(node, "it runs twice");
+        }
+        for value in op.values() {
+            if let Err(message) = self.usable(place, value) {
+                self.error(node, format!("it uses {message}"));
+            }
+        }
+        for weight in op.weights() {
+            self.weight(place, node, weight);
+        }
+        match *op {
+            Op::Attend { cache, .. } if graph.states.is_valid(cache) => {
+                if let Some(other) = self.attended[cache] {
+                    self.error(node, format!("{cache} belongs to {other} already"));
+                }
+                self.attended[cache] = results.first().copied();
+            }
+            Op::Tokens if graph.places[place].kind != PlaceKind::Embed => {
+                self.error(node, "token ids come in embed alone");
+            }
+            Op::Tokens if self.tokens.replace(node).is_some() => {
+                self.error(node, "token ids come once");
+            }
+            _ => {}
+        }
+        match infer(graph, op) {
+            Ok(types) if types.len() != results.len() => self.error(
+                node,
+                format!("it has {} results, {} gives {}", results.len(), op.name(), types.len()),
+            ),
+            Ok(types) => {
+                for (&result, ty) in results.iter().zip(types) {
+                    self.result(place, node, result, ty);
+                }
+            }
+            Err(error) => self.error(node, error.to_string()),
+        }
+    }
+
+    fn result(&mut self, place: Place, node: Node, result: Value, ty: Type) {
+        let Some(data) = self.graph.values.get(result) else {
+            return self.error(node, format!("its result {result} does not exist"));
+        };
+        if data.node != node || self.seen[result].is_some() {
+            return self.error(node, format!("its result {result} belongs to another node"));
+        }
+        self.seen[result] = Some(place);
+        if data.ty != ty {
+            self.error(result, format!("{result} is {}, its node gives {ty}", data.ty));
+        }
+        let label = self.graph.labels.get(result).and_then(Option::as_ref);
+        if label.is_some_and(|label| label.len() > MAX_LABEL) {
+            self.error(result, format!("its label must have at most {MAX_LABEL} bytes"));
+        }
+    }
+
+    /// Whether a place can use a value by now.
+    fn usable(&self, place: Place, value: Value) -> Result<(), String> {
+        if !self.graph.values.is_valid(value) {
+            return Err(format!("{value}, which does not exist"));
+        }
+        match self.seen[value] {
+            Some(seen) if seen == place => Ok(()),
+            Some(seen) => {
+                let kind = self.graph.places[seen].kind;
+                Err(format!("{value} of {kind}, which the place before does not return"))
+            }
+            None => Err(format!("{value} before it is defined")),
+        }
+    }
+
+    fn weight(&mut self, place: Place, node: Node, weight: Weight) {
+        let graph = self.graph;
+        if !graph.weights.is_valid(weight) {
+            return;
+        }
+        match graph.homes[weight].and_then(|home| Some((home, graph.places.get(home)?))) {
+            Some((home, data)) if home != place => {
+                self.error(node, format!("it uses {weight} of {}", data.kind));
+            }
+            // That no place declares it is said already.
+            _ => self.used[weight] = true,
+        }
+    }
+
+    fn leftovers(&mut self) {
+        let graph = self.graph;
+        for weight in graph.weights.keys() {
+            if !self.used[weight] {
+                self.error(weight, "nothing in its place uses it");
+            }
+        }
+        for state in graph.states.keys() {
+            if self.attended[state].is_none() {
+                self.error(state, "no attend uses it");
+            }
+        }
+    }
+}
