@@ -1,0 +1,50 @@
+//! What the tests need beside the repository: SmolLM2 as people have it, in every form we read.
+//!
+//! The forms are derived once into the cache from the one downloaded file, by a tool of the tests
+//! (`tests/tools/fetch_smollm2.py`), and again when the tool changes.
+
+use crate::cache::Cache;
+use crate::command::output;
+use crate::{model, paths, python};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What the tool imports.
+const NUMPY: &str = "numpy==2.2.6";
+/// The dtypes of the HuggingFace directories: as the tool calls them.
+const DTYPES: [&str; 3] = ["bf16", "f16", "f32"];
+
+/// Says which tool and which model a directory was made from; hidden, so that no reader of model
+/// directories takes it for a part of the model.
+const STAMP: &str = ".made-from";
+
+/// Environment variables for the tests: name and path.
+pub fn prepare(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
+    let gguf = model::smollm2(cache)?;
+    let tool = paths::root().join("tests/tools/fetch_smollm2.py");
+    let stamp = format!("{}\n{}\n", model::sha256(&tool)?, model::SHA256);
+    let mut variables = Vec::new();
+    for dtype in DTYPES {
+        let name = format!("SmolLM2-135M-Instruct-hf-{dtype}");
+        let dir = cache.entry(&name);
+        if fs::read_to_string(dir.join(STAMP)).unwrap_or_default() != stamp {
+            let python = python::environment(cache, "tests", &[NUMPY])?;
+            println!("making {} once, from {}", dir.display(), gguf.display());
+            cache.place(&name, |path| {
+                let mut make = Command::new(&python);
+                make.arg(&tool).arg("--wheel").arg(&gguf);
+                make.arg("--out").arg(path).args(["--dtype", dtype]);
+                let out = output(&mut make)?.context("the tests' Python is gone")?;
+                if !out.status.success() {
+                    bail!("{} failed:\n{}", tool.display(), python::indented(&out.stderr));
+                }
+                Ok(fs::write(path.join(STAMP), &stamp)?)
+            })?;
+        }
+        variables.push((format!("ENGRAFT_SMOLLM2_HF_{}", dtype.to_uppercase()), dir));
+    }
+    variables.push(("ENGRAFT_SMOLLM2_GGUF".to_owned(), gguf));
+    Ok(variables)
+}

@@ -1,0 +1,64 @@
+//! `cargo xtask test`: everything that tests need, then all tests.
+//!
+//! Tests find what was built and fetched through environment variables: `ENGRAFT_BIN` (the
+//! command), `ENGRAFT_PLUGINS` (a folder), `ENGRAFT_SMOLLM2_GGUF` (a file) and
+//! `ENGRAFT_SMOLLM2_HF_BF16`, `_F16`, `_F32` (directories). Under a bare `cargo test`, tests that
+//! need one that is missing say to run this.
+
+use crate::cache::Cache;
+use crate::command::{self, cargo};
+use crate::{fixtures, host, paths, plugins};
+use anyhow::Result;
+use std::process::Command;
+
+/// All tests of the repository, with what they need: engraft, plugins, SmolLM2.
+///
+/// With arguments after `--`, only what they select, by cargo-nextest where it is installed, else
+/// by `cargo test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Passed on to `cargo nextest run` (or `cargo test`).
+    #[arg(last = true, value_name = "ARGS")]
+    args: Vec<String>,
+}
+
+/// Prepares and runs the tests; their exit code becomes ours.
+pub fn run(args: &Args) -> Result<()> {
+    // What can be missing comes first: nobody waits for a build to be told so.
+    let mut variables = fixtures::prepare(&Cache::open()?)?;
+    let plugins_dir = plugins::build(&paths::plugins())?;
+    host::build()?;
+    variables.push(("ENGRAFT_BIN".to_owned(), paths::engraft()));
+    variables.push(("ENGRAFT_PLUGINS".to_owned(), plugins_dir));
+    let test = |arguments: &[&str]| {
+        let mut command = cargo();
+        command.args(arguments);
+        println!("\n$ {}", command::line(&command));
+        command::quietly(command.envs(variables.iter().map(|(name, path)| (name, path))))
+    };
+
+    let nextest = command::succeeds(cargo().args(["nextest", "--version"]));
+    if !args.args.is_empty() {
+        let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test"] };
+        let chosen = args.args.iter().map(String::as_str);
+        let all: Vec<&str> = runner.iter().copied().chain(["--release"]).chain(chosen).collect();
+        return test(&all);
+    }
+    // The largest part last: its summary is the last thing to read.
+    test(&["test", "--quiet", "--release", "--workspace", "--doc"])?;
+    sdk()?;
+    if nextest {
+        test(&["nextest", "run", "--release", "--workspace"])
+    } else {
+        test(&["test", "--release", "--workspace", "--lib", "--bins", "--tests"])
+    }
+}
+
+/// The plugins' own tests, on this machine's processor: the SDK is plain Rust.
+fn sdk() -> Result<()> {
+    let manifest = paths::root().join("plugins/Cargo.toml");
+    let mut command: Command = cargo();
+    command.args(["test", "--quiet", "--release", "--manifest-path"]).arg(manifest);
+    command.args(["--workspace"]).env("CARGO_TARGET_DIR", paths::target().join("plugins-native"));
+    command::run(&mut command)
+}
