@@ -99,7 +99,10 @@ pub enum EngineError {
         found: String,
     },
     /// A tensor begins in the middle of a page.
-    #[error("the tensor `{name}` begins at byte {start}, which is not a multiple of {}", format::ALIGNMENT)]
+    #[error(
+        "the tensor `{name}` begins at byte {start}, which is not a multiple of {}",
+        format::ALIGNMENT
+    )]
     Unaligned {
         /// The file.
         path: PathBuf,

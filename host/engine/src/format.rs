@@ -61,7 +61,7 @@ pub const ENGINE_FILE: &str = "rank0.engine";
 pub const CONFIG_FILE: &str = "config.json";
 
 /// What the names of the tensors that fill holes begin with.
-pub const PADDING: &str = "~pad.";
+pub const PADDING: &str = engraft_files::writer::PAD_PREFIX;
 
 /// Metadata key: the version of the format.
 pub const KEY_FORMAT: &str = "engraft.format";

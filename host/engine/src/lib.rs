@@ -17,3 +17,6 @@ pub use error::EngineError;
 pub use read::Engine;
 pub use verify::Verified;
 pub use write::{Contents, Written, write};
+
+#[cfg(test)]
+mod tests;

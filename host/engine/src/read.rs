@@ -42,11 +42,11 @@ impl Engine {
     /// [`EngineError`], a variant a reason.
     pub fn open(path: &Path) -> Result<Engine, EngineError> {
         let path = locate(path)?;
-        let (file, header) = header::read(&path)?;
+        let file = File::open(&path).map_err(FileError::io("open", &path))?;
         let map = map(&file, &path)?;
-        let format = metadata(&header, &path, format::KEY_FORMAT).map_err(|_| {
-            EngineError::NotAnEngine { path: path.clone() }
-        })?;
+        let header = header::read_bytes(&path, &map)?;
+        let format = metadata(&header, &path, format::KEY_FORMAT)
+            .map_err(|_| EngineError::NotAnEngine { path: path.clone() })?;
         if format != format::VERSION {
             let found = format.chars().take(16).collect();
             return Err(EngineError::UnknownVersion { path, found });
@@ -204,7 +204,11 @@ fn check_header(map: &Mmap, header: &Header, path: &Path) -> Result<(), EngineEr
     Ok(())
 }
 
-fn metadata<'a>(header: &'a Header, path: &Path, key: &'static str) -> Result<&'a str, EngineError> {
+fn metadata<'a>(
+    header: &'a Header,
+    path: &Path,
+    key: &'static str,
+) -> Result<&'a str, EngineError> {
     header.metadata.get(key).map(String::as_str).ok_or_else(|| EngineError::Metadata {
         path: path.to_owned(),
         key,

@@ -48,7 +48,9 @@ impl Engine {
                 }
                 let whole = match name.starts_with(format::PADDING) {
                     true => zero,
-                    false => self.digests.get(*name) == Some(&hasher.finalize().to_hex().to_string()),
+                    false => {
+                        self.digests.get(*name) == Some(&hasher.finalize().to_hex().to_string())
+                    }
                 };
                 Ok((!whole).then(|| (*name).clone()))
             })
