@@ -1,0 +1,115 @@
+//! One step: the plan's calls with this batch's rows, handed to the threads in one go.
+
+use super::plan::{Attention, Call, Plan};
+use super::rope_tables::GrowingTable;
+use crate::device::{Batch, Program};
+use crate::error::RuntimeError;
+use cranelift_entity::{EntityRef, PrimaryMap};
+use engraft_ir::{Activation, Rotary};
+use engraft_kernels_cpu as kernels;
+use engraft_kernels_cpu::{RopeTable, Span, Step};
+
+/// All that a step reads.
+pub(crate) struct Inputs<'a> {
+    pub(crate) program: &'a dyn Program,
+    pub(crate) plan: &'a Plan,
+    pub(crate) tables: &'a PrimaryMap<Rotary, GrowingTable>,
+    pub(crate) batch: &'a Batch,
+    pub(crate) spans: &'a [Span<'a>],
+}
+
+impl<'a> Inputs<'a> {
+    /// The kernels' steps for this batch.
+    pub(crate) fn steps(&self) -> Result<Vec<Step<'a>>, RuntimeError> {
+        self.plan.calls.iter().map(|call| self.step(call)).collect()
+    }
+
+    fn table(&self, rotary: Rotary) -> &'a RopeTable {
+        self.tables[rotary].table()
+    }
+
+    fn step(&self, call: &Call) -> Result<Step<'a>, RuntimeError> {
+        let rows = |slot: super::memory::Slot| {
+            slot.rows(self.batch.tokens.len(), self.batch.outputs.len())
+        };
+        let vector = |at: usize| self.plan.vectors[at].as_slice();
+        Ok(match *call {
+            Call::Embedding { table, output } => Step::Embedding {
+                tokens: &self.batch.tokens,
+                table: table.elements(self.program)?,
+                output: rows(output),
+            },
+            Call::Gather { input, output } => Step::Gather {
+                input: rows(input),
+                rows: &self.batch.outputs,
+                output: rows(output),
+            },
+            Call::Linear { input, weight, bias, output } => Step::Linear {
+                input: rows(input),
+                weights: weight.elements(self.program)?,
+                bias: bias.map(vector),
+                output: rows(output),
+            },
+            Call::RmsNorm { input, gain, epsilon, output } => Step::RmsNorm {
+                input: rows(input),
+                gain: vector(gain),
+                epsilon,
+                output: rows(output),
+            },
+            Call::AddRmsNorm { left, right, gain, epsilon, sum, output } => Step::AddRmsNorm {
+                left: rows(left),
+                right: rows(right),
+                gain: vector(gain),
+                epsilon,
+                sum: rows(sum),
+                output: rows(output),
+            },
+            Call::Rotate { input, rotary, output } => Step::Rotate {
+                input: rows(input),
+                table: self.table(rotary),
+                spans: self.spans,
+                output: rows(output),
+            },
+            Call::Attend { query, key, value, attention, output } => {
+                let Attention { cache, query_heads, scale, rotary } = attention;
+                Step::Attend {
+                    query: rows(query),
+                    key: rows(key),
+                    value: rows(value),
+                    cache: cache.index(),
+                    spans: self.spans,
+                    query_heads,
+                    scale,
+                    rotary: rotary.map(|rotary| self.table(rotary)),
+                    output: rows(output),
+                }
+            }
+            Call::Activate { input, activation, output } => Step::Activate {
+                input: rows(input),
+                activation: kernel(activation),
+                output: rows(output),
+            },
+            Call::Gate { gate, up, activation, output } => Step::Gate {
+                gate: rows(gate),
+                up: rows(up),
+                activation: kernel(activation),
+                output: rows(output),
+            },
+            Call::Add { left, right, output } => {
+                Step::Add { left: rows(left), right: rows(right), output: rows(output) }
+            }
+            Call::Multiply { left, right, output } => {
+                Step::Multiply { left: rows(left), right: rows(right), output: rows(output) }
+            }
+        })
+    }
+}
+
+fn kernel(activation: Activation) -> kernels::Activation {
+    match activation {
+        Activation::Silu => kernels::Activation::Silu,
+        Activation::Gelu => kernels::Activation::Gelu,
+        Activation::GeluNew => kernels::Activation::GeluTanh,
+        Activation::Relu => kernels::Activation::Relu,
+    }
+}

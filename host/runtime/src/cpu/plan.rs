@@ -1,0 +1,224 @@
+//! Graph → a list of kernel calls. Made at load.
+//!
+//! Matrices stay where the engine maps them. Only vectors (gains and biases) are widened here:
+//! they are a thousandth of a model.
+
+use super::memory::{Memory, Slot};
+use crate::device::{Limits, Program};
+use crate::error::RuntimeError;
+use engraft_ir::{
+    Activation, AnyEntity, DType, Dim, Graph, Node, NodeData, Op, Rotary, State, Value, Weight,
+};
+use engraft_kernels_cpu::{WeightKind, Weights};
+
+/// A matrix among the weights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    weight: Weight,
+    kind: WeightKind,
+}
+
+impl Matrix {
+    /// Its elements where the engine maps them.
+    pub(crate) fn elements(self, program: &dyn Program) -> Result<Weights<'_>, RuntimeError> {
+        Weights::from_bytes(self.kind, program.weight(self.weight))
+            .ok_or_else(|| unsupported("its bytes are not aligned", self.weight))
+    }
+}
+
+/// One kernel call. A gain or a bias is an index into [`Plan::vectors`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Call {
+    Embedding { table: Matrix, output: Slot },
+    Gather { input: Slot, output: Slot },
+    Linear { input: Slot, weight: Matrix, bias: Option<usize>, output: Slot },
+    RmsNorm { input: Slot, gain: usize, epsilon: f32, output: Slot },
+    AddRmsNorm { left: Slot, right: Slot, gain: usize, epsilon: f32, sum: Slot, output: Slot },
+    Rotate { input: Slot, rotary: Rotary, output: Slot },
+    Attend { query: Slot, key: Slot, value: Slot, attention: Attention, output: Slot },
+    Activate { input: Slot, activation: Activation, output: Slot },
+    Gate { gate: Slot, up: Slot, activation: Activation, output: Slot },
+    Add { left: Slot, right: Slot, output: Slot },
+    Multiply { left: Slot, right: Slot, output: Slot },
+}
+
+/// What an attention needs besides its operands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention {
+    pub(crate) cache: State,
+    pub(crate) query_heads: usize,
+    pub(crate) scale: f32,
+    pub(crate) rotary: Option<Rotary>,
+}
+
+/// What is done in a step.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) calls: Vec<Call>,
+    pub(crate) vectors: Vec<Vec<f32>>,
+    /// Floats of the arena.
+    pub(crate) arena: usize,
+    pub(crate) logits: Slot,
+    /// Token ids below it are in every embedding.
+    pub(crate) vocabulary: usize,
+}
+
+impl Plan {
+    /// A plan for a verified graph.
+    ///
+    /// # Errors
+    /// Weights of a type that there are no kernels for or with the wrong number of bytes, sizes
+    /// that cannot be counted, or a graph that does not end in logits.
+    pub(crate) fn new(program: &dyn Program, limits: &Limits) -> Result<Plan, RuntimeError> {
+        let graph = program.graph();
+        let nodes: Vec<Node> = graph.schedule().map(|(_, node)| node).collect();
+        let output =
+            graph.output().ok_or_else(|| unsupported("it has no output", AnyEntity::Graph))?;
+        let uncountable = || unsupported("its values are too large", AnyEntity::Graph);
+        let mut memory = Memory::new(graph, &nodes, output, limits).ok_or_else(uncountable)?;
+        let mut builder = Builder { program, graph, memory: &memory, vectors: Vec::new() };
+        let mut calls = Vec::with_capacity(nodes.len());
+        for &node in &nodes {
+            calls.extend(builder.call(&graph.nodes[node])?);
+        }
+        let mut logits = builder.slot(output)?;
+        let vectors = builder.vectors;
+        if logits.dim == Dim::Tokens {
+            // A graph that no pass has seen gives logits for every token.
+            let input = logits;
+            logits = memory.extra(Dim::Outputs, input.width, limits).ok_or_else(uncountable)?;
+            calls.push(Call::Gather { input, output: logits });
+        } else if !logits.is_dense() {
+            return Err(unsupported("the output is a part of a value", output));
+        }
+        let vocabulary = calls
+            .iter()
+            .filter_map(|call| match call {
+                Call::Embedding { table, .. } => graph.weights[table.weight].shape().first().copied(),
+                _ => None,
+            })
+            .min()
+            .map_or(0, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
+        Ok(Plan { calls, vectors, arena: memory.floats, logits, vocabulary })
+    }
+}
+
+fn unsupported(reason: &str, place: impl Into<AnyEntity>) -> RuntimeError {
+    RuntimeError::Unsupported { reason: reason.into(), place: place.into() }
+}
+
+struct Builder<'a> {
+    program: &'a dyn Program,
+    graph: &'a Graph,
+    memory: &'a Memory,
+    vectors: Vec<Vec<f32>>,
+}
+
+impl Builder<'_> {
+    fn slot(&self, value: Value) -> Result<Slot, RuntimeError> {
+        self.memory.slot(value).ok_or_else(|| unsupported("it is no matrix", value))
+    }
+
+    /// A value with a row a token: positions are known for no others.
+    fn token_rows(&self, value: Value) -> Result<Slot, RuntimeError> {
+        let slot = self.slot(value)?;
+        match slot.dim {
+            Dim::Tokens => Ok(slot),
+            _ => Err(unsupported("its rows have no positions", value)),
+        }
+    }
+
+    /// A weight of a type that there are kernels for, with as many bytes as its shape says.
+    fn matrix(&self, weight: Weight) -> Result<Matrix, RuntimeError> {
+        let data = &self.graph.weights[weight];
+        let kind = match data.dtype {
+            DType::F32 => WeightKind::F32,
+            DType::F16 => WeightKind::F16,
+            DType::BF16 => WeightKind::BF16,
+            other => {
+                return Err(unsupported(&format!("there is no kernel for {other} weights"), weight));
+            }
+        };
+        let (found, expected) = (self.program.weight(weight).len() as u64, data.bytes());
+        if found != expected {
+            return Err(RuntimeError::WeightSize { name: data.name.clone(), found, expected });
+        }
+        Ok(Matrix { weight, kind })
+    }
+
+    fn vector(&mut self, weight: Weight) -> Result<usize, RuntimeError> {
+        let floats = match self.matrix(weight)?.elements(self.program)? {
+            Weights::F32(bits) => bits.to_vec(),
+            Weights::F16(bits) => bits.iter().map(|&b| half::f16::from_bits(b).to_f32()).collect(),
+            Weights::BF16(bits) => bits.iter().map(|&b| half::bf16::from_bits(b).to_f32()).collect(),
+        };
+        self.vectors.push(floats);
+        Ok(self.vectors.len() - 1)
+    }
+
+    /// The call for a node; token ids and splits need none.
+    fn call(&mut self, node: &NodeData) -> Result<Option<Call>, RuntimeError> {
+        let result = |at: usize| -> Result<Slot, RuntimeError> {
+            let value = node.results.get(at).copied();
+            self.slot(value.ok_or_else(|| unsupported("a result is missing", AnyEntity::Graph))?)
+        };
+        Ok(Some(match node.op {
+            Op::Tokens | Op::Split { .. } => return Ok(None),
+            Op::Embedding { tokens, table } => {
+                let made = self.graph.values[tokens].node;
+                if !matches!(self.graph.nodes[made].op, Op::Tokens) {
+                    return Err(unsupported("its rows are not the batch's tokens", tokens));
+                }
+                let output = result(0)?;
+                Call::Embedding { table: self.matrix(table)?, output }
+            }
+            Op::Outputs { input } => Call::Gather { input: self.slot(input)?, output: result(0)? },
+            Op::Linear { input, weight, bias } => {
+                let (input, output) = (self.slot(input)?, result(0)?);
+                let weight = self.matrix(weight)?;
+                let bias = bias.map(|bias| self.vector(bias)).transpose()?;
+                Call::Linear { input, weight, bias, output }
+            }
+            Op::RmsNorm { input, weight, epsilon } => {
+                let (input, output) = (self.slot(input)?, result(0)?);
+                let gain = self.vector(weight)?;
+                Call::RmsNorm { input, gain, epsilon: epsilon as f32, output }
+            }
+            Op::AddRmsNorm { left, right, weight, epsilon } => {
+                let (left, right) = (self.slot(left)?, self.slot(right)?);
+                let (sum, output) = (result(0)?, result(1)?);
+                let gain = self.vector(weight)?;
+                Call::AddRmsNorm { left, right, gain, epsilon: epsilon as f32, sum, output }
+            }
+            Op::Rotate { input, rotary } => {
+                Call::Rotate { input: self.token_rows(input)?, rotary, output: result(0)? }
+            }
+            Op::Attend { query, key, value, cache, rotary, options } => {
+                let query_heads = options.query_heads as usize;
+                let scale = options.scale as f32;
+                Call::Attend {
+                    query: self.token_rows(query)?,
+                    key: self.token_rows(key)?,
+                    value: self.token_rows(value)?,
+                    attention: Attention { cache, query_heads, scale, rotary },
+                    output: result(0)?,
+                }
+            }
+            Op::Activate { input, activation } => {
+                Call::Activate { input: self.slot(input)?, activation, output: result(0)? }
+            }
+            Op::Gate { gate, up, activation } => {
+                let (gate, up, output) = (self.slot(gate)?, self.slot(up)?, result(0)?);
+                Call::Gate { gate, up, activation, output }
+            }
+            Op::Add { left, right } => {
+                let (left, right, output) = (self.slot(left)?, self.slot(right)?, result(0)?);
+                Call::Add { left, right, output }
+            }
+            Op::Multiply { left, right } => {
+                let (left, right, output) = (self.slot(left)?, self.slot(right)?, result(0)?);
+                Call::Multiply { left, right, output }
+            }
+        }))
+    }
+}

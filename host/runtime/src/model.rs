@@ -1,0 +1,209 @@
+//! A model: an engine on a device, with the limits it was loaded for.
+
+use crate::cpu::{self, Cpu};
+use crate::device::{Batch, Device, Limits, Program};
+use crate::error::RuntimeError;
+use crate::kv::Pages;
+use engraft_engine::{BuildConfig, Engine};
+use std::sync::Arc;
+
+pub use engraft_kernels_cpu::Isa;
+
+/// Rows of logits that a step gives at most, unless more requests run: what evaluation needs to
+/// be quick, and no more memory than that.
+const OUTPUT_ROWS: usize = 256;
+
+/// The part of the free memory that a cache nobody sized may take.
+const CACHE_SHARE: u64 = 2;
+
+/// How to load an engine. What is not said comes from the engine's build config.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoadOptions {
+    /// Threads; by default one for each physical core that this process may use.
+    pub threads: Option<usize>,
+    /// Requests that run at a time.
+    pub max_batch_size: Option<usize>,
+    /// Tokens of all requests in one step; longer prompts go in chunks.
+    pub max_num_tokens: Option<usize>,
+    /// Tokens of one request, prompt and answer.
+    pub max_seq_len: Option<usize>,
+    /// Tokens of a block of the cache.
+    pub tokens_per_block: Option<usize>,
+    /// Tokens of the whole cache; by default all requests at their longest, or what half of
+    /// the free memory holds.
+    pub kv_cache_tokens: Option<usize>,
+    /// The same in bytes; the smaller of the two counts.
+    pub kv_cache_bytes: Option<u64>,
+    /// Which kernels; by default the fastest that this machine has.
+    pub isa: Option<Isa>,
+}
+
+/// A loaded model.
+pub struct Model {
+    program: Arc<dyn Program>,
+    device: Box<dyn Device>,
+    limits: Limits,
+    pages: Pages,
+    vocabulary: usize,
+    token_limit: usize,
+}
+
+impl Model {
+    /// Prepares an engine to run on the CPU. Costs milliseconds: no weight is read or copied.
+    ///
+    /// # Errors
+    /// Limits that cannot be, more memory than there is, or a graph that the CPU cannot run.
+    pub fn load(engine: Arc<Engine>, options: &LoadOptions) -> Result<Model, RuntimeError> {
+        let build = engine.config().build_config.clone();
+        Model::prepare(engine, &build, options)
+    }
+
+    /// As [`Model::load`], for any program.
+    pub(crate) fn prepare(
+        program: Arc<dyn Program>,
+        build: &BuildConfig,
+        options: &LoadOptions,
+    ) -> Result<Model, RuntimeError> {
+        let graph = program.graph();
+        let unsupported = |reason: &str| RuntimeError::Unsupported {
+            reason: reason.into(),
+            place: engraft_ir::AnyEntity::Graph,
+        };
+        let output = graph.output().ok_or_else(|| unsupported("it has no output"))?;
+        let vocabulary = graph.values[output].ty.width.ok_or_else(|| unsupported("no logits"))?;
+        let vocabulary = usize::try_from(vocabulary).map_err(|_| unsupported("too many logits"))?;
+        let limits = limits(graph, build, options)?;
+        let threads = options.threads.unwrap_or_else(cpu::default_threads);
+        at_least_one("--threads", threads)?;
+        let device = Box::new(Cpu::prepare(program.clone(), limits, threads, options.isa)?);
+        let token_limit = device.vocabulary();
+        let pages = Pages::new(limits.blocks, limits.tokens_per_block);
+        Ok(Model { program, device, limits, pages, vocabulary, token_limit })
+    }
+
+    /// What it runs.
+    pub fn program(&self) -> &dyn Program {
+        &*self.program
+    }
+
+    /// The limits it was loaded for.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// How long a row of logits is.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Ids that a prompt may have are less. The same as [`Model::vocabulary`] but for models
+    /// whose head is padded.
+    pub fn token_limit(&self) -> usize {
+        self.token_limit
+    }
+
+    /// The device, for people: `cpu, 2 threads, avx512`.
+    pub fn describe(&self) -> String {
+        self.device.describe()
+    }
+
+    /// The blocks of its cache.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    pub(crate) fn pages_mut(&mut self) -> &mut Pages {
+        &mut self.pages
+    }
+
+    pub(crate) fn run(&mut self, batch: &Batch) -> Result<&[f32], RuntimeError> {
+        self.device.step(batch)
+    }
+}
+
+fn at_least_one(name: &'static str, value: usize) -> Result<usize, RuntimeError> {
+    match value {
+        0 => Err(RuntimeError::BadLimit {
+            name,
+            value: value.to_string(),
+            reason: "it must be at least 1",
+        }),
+        _ => Ok(value),
+    }
+}
+
+/// Settles every limit, and the size of the cache by the memory that is free.
+fn limits(
+    graph: &engraft_ir::Graph,
+    build: &BuildConfig,
+    options: &LoadOptions,
+) -> Result<Limits, RuntimeError> {
+    let pick = |name, said: Option<usize>, built: u32| {
+        at_least_one(name, said.unwrap_or(built as usize))
+    };
+    let max_batch_size = pick("--max_batch_size", options.max_batch_size, build.max_batch_size)?;
+    let max_num_tokens = pick("--max_num_tokens", options.max_num_tokens, build.max_num_tokens)?;
+    let max_seq_len = pick("--max_seq_len", options.max_seq_len, build.max_seq_len)?;
+    let tokens_per_block =
+        pick("--tokens_per_block", options.tokens_per_block, build.tokens_per_block)?;
+    for (name, value) in [
+        ("--max_batch_size", max_batch_size),
+        ("--max_num_tokens", max_num_tokens),
+        ("--max_seq_len", max_seq_len),
+        ("--tokens_per_block", tokens_per_block),
+    ] {
+        if i32::try_from(value).is_err() {
+            return Err(RuntimeError::BadLimit {
+                name,
+                value: value.to_string(),
+                reason: "it is far too large",
+            });
+        }
+    }
+
+    if !tokens_per_block.is_multiple_of(cpu::BLOCK_MULTIPLE) {
+        return Err(RuntimeError::BadLimit {
+            name: "--tokens_per_block",
+            value: tokens_per_block.to_string(),
+            reason: "it must be a multiple of 16",
+        });
+    }
+    let token_bytes = cpu::cache_bytes_of_token(graph).max(1);
+    let free = cpu::free_memory();
+    let longest = max_seq_len.div_ceil(tokens_per_block) * tokens_per_block;
+    let wanted = options.kv_cache_tokens.map(|tokens| tokens as u64);
+    let affordable = options.kv_cache_bytes.map(|bytes| bytes / token_bytes);
+    let tokens = match (wanted, affordable) {
+        (Some(a), Some(b)) => a.min(b),
+        (Some(n), None) | (None, Some(n)) => n,
+        (None, None) => {
+            let all = (longest as u64).saturating_mul(max_batch_size as u64);
+            all.min((free / CACHE_SHARE / token_bytes).max(tokens_per_block as u64))
+        }
+    };
+    let said = wanted.is_some() || affordable.is_some();
+    let blocks = tokens / tokens_per_block as u64;
+    if said && blocks == 0 {
+        return Err(RuntimeError::BadLimit {
+            name: "--kv_cache_tokens",
+            value: tokens.to_string(),
+            reason: "it holds no block",
+        });
+    }
+    let bytes = blocks.saturating_mul(tokens_per_block as u64).saturating_mul(token_bytes);
+    if bytes > free {
+        return Err(RuntimeError::OutOfMemory {
+            what: "the cache",
+            needed: bytes >> 20,
+            available: free >> 20,
+        });
+    }
+    Ok(Limits {
+        max_batch_size,
+        max_num_tokens,
+        max_outputs: max_batch_size.max(OUTPUT_ROWS).min(max_num_tokens),
+        max_seq_len,
+        tokens_per_block,
+        blocks: usize::try_from(blocks).unwrap_or(usize::MAX),
+    })
+}
