@@ -1,0 +1,58 @@
+//! GGUF files: metadata, tensors in ggml's types, and a tokenizer, all in one.
+
+mod blocks;
+mod error;
+mod header;
+mod metadata;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use engraft_files::FileError;
+use engraft_ir::DType;
+
+use crate::source::{Contents, Encoding};
+use crate::{SourceError, hf, ignorable};
+
+pub(crate) use blocks::BlockType;
+pub use error::GgufError;
+
+/// Opens the model in the file at `path`.
+pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
+    let mut file = File::open(path).map_err(FileError::io("open", path))?;
+    let size = file.metadata().map_err(FileError::io("read", path))?.len();
+    let mut magic = [0; 4];
+    if size < 4 || file.read_exact(&mut magic).is_err() || &magic != b"GGUF" {
+        return Err(SourceError::UnknownForm { path: path.to_owned() });
+    }
+    let broken = |fault| SourceError::Gguf { path: path.to_owned(), fault };
+    let header = header::read(&mut file, size).map_err(|error| match error {
+        header::Error::Io(error) => FileError::io("read", path)(error).into(),
+        header::Error::Fault(fault) => broken(fault),
+    })?;
+    let text_files = tokenizer::files(&header.metadata).map_err(broken)?;
+    let config = metadata::config(&header.metadata).map_err(broken)?;
+    let architecture = header.metadata.text("general.architecture").map_err(broken)?;
+    let dtype = hf::most(&header.tensors, |info| match info.encoding {
+        Encoding::Plain => info.dtype,
+        Encoding::Blocks(_) => DType::BF16,
+    });
+    Ok(Contents {
+        dialect: "gguf",
+        config,
+        config_path: path.to_owned(),
+        architectures: vec![format!("gguf:{architecture}")],
+        dtype,
+        tensors: header.tensors,
+        text_files,
+        weights: vec![(path.to_owned(), file)],
+        files: vec![path.to_owned()],
+        is_ignorable: ignorable::gguf,
+    })
+}
+
+/// The texts of a model by their file names.
+type TextFiles = BTreeMap<String, Vec<u8>>;

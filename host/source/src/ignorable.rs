@@ -1,0 +1,123 @@
+//! Config keys that say nothing about the arithmetic, so that nobody needs to read them.
+//!
+//! They are about the library that wrote the file, about training, about how text is generated
+//! (which `generation_config.json` says again), or about the tokenizer, which has files of its
+//! own. A key that is not here and that no plugin reads is reported.
+
+/// Keys of a HuggingFace `config.json`, sorted.
+const HUGGING_FACE: &[&str] = &[
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_from_model_config",
+    "_name_or_path",
+    "add_bos_token",
+    "add_cross_attention",
+    "add_eos_token",
+    "architectures",
+    "attention_dropout",
+    "attn_implementation",
+    "attn_pdrop",
+    "auto_map",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dropout",
+    "dtype",
+    "early_stopping",
+    "embd_pdrop",
+    "embedding_dropout",
+    "encoder_no_repeat_ngram_size",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "ffn_dropout",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "gradient_checkpointing",
+    "hidden_dropout",
+    "id2label",
+    "init_std",
+    "initializer_range",
+    "is_decoder",
+    "is_encoder_decoder",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "layerdrop",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "model_type",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "pretraining_tp",
+    "problem_type",
+    "pruned_heads",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "resid_pdrop",
+    "return_dict",
+    "return_dict_in_generate",
+    "router_aux_loss_coef",
+    "sep_token_id",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "use_bfloat16",
+    "use_cache",
+];
+
+/// Whether a top-level key of a `config.json` is about something else than arithmetic.
+pub(crate) fn hugging_face(key: &str) -> bool {
+    HUGGING_FACE.binary_search(&key).is_ok()
+}
+
+/// Whether a key of a GGUF file is about something else than arithmetic: who made it and how it
+/// is laid out, and the tokenizer.
+pub(crate) fn gguf(key: &str) -> bool {
+    ["general.", "tokenizer.", "quantize.", "GGUF."].iter().any(|prefix| key.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_and_without_repeats() {
+        assert!(HUGGING_FACE.is_sorted_by(|a, b| a < b));
+    }
+
+    #[test]
+    fn what_the_arithmetic_needs_is_not_ignorable() {
+        for key in ["hidden_size", "rope_theta", "tie_word_embeddings", "sliding_window"] {
+            assert!(!hugging_face(key), "{key}");
+        }
+        assert!(gguf("general.quantization_version") && !gguf("llama.block_count"));
+    }
+}

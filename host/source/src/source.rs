@@ -1,0 +1,228 @@
+//! One model on disk, of whatever form.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use engraft_files::{FileError, interrupt};
+use engraft_ir::DType;
+use serde_json::Value;
+
+use crate::gguf::{self, BlockType};
+use crate::{SourceError, hf};
+
+/// How many bytes of blocks are held while they are de-quantised.
+const CHUNK: u64 = 1 << 20;
+
+/// How the elements of a tensor lie in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// As they are handed out.
+    Plain,
+    /// In ggml's blocks.
+    Blocks(BlockType),
+}
+
+/// One tensor of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The type in which its elements are handed out. Blocks are handed out as `F32`.
+    pub dtype: DType,
+    /// The type in which the file stores them, as the file's format spells it: `BF16`, `Q4_1`.
+    pub stored: String,
+    /// Its extents, outermost first.
+    pub shape: Vec<u64>,
+    /// Which of the source's weight files holds it.
+    pub(crate) file: usize,
+    /// Its first byte in that file.
+    pub(crate) start: u64,
+    /// The byte after its last.
+    pub(crate) end: u64,
+    pub(crate) encoding: Encoding,
+}
+
+impl TensorInfo {
+    /// The elements of one row of the outermost axis.
+    fn row(&self) -> u64 {
+        // The product of all extents was found to fit the file when it was opened; where one is
+        // zero there may be no such bound on the others.
+        self.shape.iter().skip(1).fold(1, |product, extent| product.saturating_mul(*extent))
+    }
+
+    /// The bytes that it takes in its file.
+    pub fn stored_bytes(&self) -> u64 {
+        self.end - self.start
+    }
+}
+
+/// What a form of source brings; [`Source`] is this with its files open.
+pub(crate) struct Contents {
+    pub(crate) dialect: &'static str,
+    pub(crate) config: Value,
+    pub(crate) config_path: PathBuf,
+    pub(crate) architectures: Vec<String>,
+    pub(crate) dtype: DType,
+    pub(crate) tensors: BTreeMap<String, TensorInfo>,
+    pub(crate) text_files: BTreeMap<String, Vec<u8>>,
+    /// The files that hold weights, by [`TensorInfo::file`].
+    pub(crate) weights: Vec<(PathBuf, File)>,
+    /// Every file that was read.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) is_ignorable: fn(&str) -> bool,
+}
+
+/// A model on disk: tensors by name, a config, the texts around it.
+pub struct Source {
+    path: PathBuf,
+    contents: Contents,
+}
+
+impl Source {
+    /// Opens the model at `path`: a HuggingFace directory, or a GGUF file.
+    ///
+    /// # Errors
+    /// [`SourceError`], for whatever can be wrong without looking at a weight.
+    pub fn open(path: &Path) -> Result<Source, SourceError> {
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SourceError::Missing { path: path.to_owned() });
+            }
+            Err(error) => return Err(FileError::io("open", path)(error).into()),
+        };
+        let contents = if metadata.is_dir() { hf::open(path)? } else { gguf::open(path)? };
+        Ok(Source { path: path.to_owned(), contents })
+    }
+
+    /// What names and layouts its tensors have: `hugging-face` or `gguf`.
+    pub fn dialect(&self) -> &'static str {
+        self.contents.dialect
+    }
+
+    /// The path that it was opened with.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its config: a HuggingFace `config.json` as it is; of a GGUF file, the metadata as one flat
+    /// object whose keys have dots, without the tokenizer's lists.
+    pub fn config(&self) -> &Value {
+        &self.contents.config
+    }
+
+    /// The file that [`Source::config`] was read from.
+    pub fn config_path(&self) -> &Path {
+        &self.contents.config_path
+    }
+
+    /// The names that a plugin may accept it by: `LlamaForCausalLM`, `gguf:llama`.
+    pub fn architectures(&self) -> Vec<String> {
+        self.contents.architectures.clone()
+    }
+
+    /// The float type that its weights are best kept in, which is what `--dtype auto` means:
+    /// what the config says, else that of most bytes; `BF16` for blocks.
+    pub fn dtype(&self) -> DType {
+        self.contents.dtype
+    }
+
+    /// Every tensor by its name.
+    pub fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
+        &self.contents.tensors
+    }
+
+    /// `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `generation_config.json` and `chat_template.jinja`, as far as there are such; of a GGUF
+    /// file, made from its metadata.
+    pub fn text_files(&self) -> &BTreeMap<String, Vec<u8>> {
+        &self.contents.text_files
+    }
+
+    /// Every file that belongs to it, for provenance.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.contents.files
+    }
+
+    /// The file that holds a tensor; the source's own path for a name that it does not have.
+    pub fn file_of(&self, name: &str) -> &Path {
+        let info = self.contents.tensors.get(name);
+        info.and_then(|info| self.contents.weights.get(info.file))
+            .map_or(self.path.as_path(), |(path, _)| path.as_path())
+    }
+
+    /// Those top-level keys of the config that say nothing about the arithmetic.
+    pub fn ignorable_keys(&self) -> Vec<&str> {
+        let keys = self.contents.config.as_object().into_iter().flat_map(|config| config.keys());
+        keys.map(String::as_str).filter(|key| (self.contents.is_ignorable)(key)).collect()
+    }
+
+    /// Appends `rows` of the tensor `name` to `out`: little-endian elements of its `dtype`, a
+    /// row being all that one index of the outermost axis selects (a scalar is one row).
+    ///
+    /// # Errors
+    /// What the file system says; [`FileError::Interrupted`]; [`SourceError::NoSuchRows`] for
+    /// an unknown tensor or rows that it does not have.
+    pub fn read(&self, name: &str, rows: Range<u64>, out: &mut Vec<u8>) -> Result<(), SourceError> {
+        let no_such_rows = |what| SourceError::NoSuchRows { path: self.path.clone(), what };
+        let Some(info) = self.contents.tensors.get(name) else {
+            return Err(no_such_rows(format!("there is no tensor `{name}`")));
+        };
+        let extent = info.shape.first().copied().unwrap_or(1);
+        if rows.start > rows.end || rows.end > extent {
+            return Err(no_such_rows(format!("tensor `{name}` has {extent} rows, not {rows:?}")));
+        }
+        if info.end == info.start || rows.is_empty() {
+            return Ok(());
+        }
+        let elements = rows.start * info.row()..rows.end * info.row();
+        let (path, file) = &self.contents.weights[info.file];
+        interrupt::check()?;
+        match info.encoding {
+            Encoding::Plain => {
+                let size = info.dtype.size() as u64;
+                let at = out.len();
+                out.resize(at + ((elements.end - elements.start) * size) as usize, 0);
+                file.read_exact_at(&mut out[at..], info.start + elements.start * size)
+                    .map_err(FileError::io("read", path))?;
+            }
+            Encoding::Blocks(kind) => read_blocks((path, file), info, kind, elements, out)?,
+        }
+        Ok(())
+    }
+}
+
+/// Appends a range of the elements of a tensor of blocks, as `F32`.
+fn read_blocks(
+    (path, file): (&Path, &File),
+    info: &TensorInfo,
+    kind: BlockType,
+    elements: Range<u64>,
+    out: &mut Vec<u8>,
+) -> Result<(), SourceError> {
+    let (per, size) = (kind.elements() as u64, kind.bytes() as u64);
+    let mut block = elements.start / per;
+    let last = elements.end.div_ceil(per);
+    let mut raw = Vec::new();
+    let mut values = vec![0.0; kind.elements()];
+    out.reserve(((elements.end - elements.start) * 4) as usize);
+    while block < last {
+        interrupt::check()?;
+        let count = (CHUNK / size).min(last - block);
+        raw.resize((count * size) as usize, 0);
+        file.read_exact_at(&mut raw, info.start + block * size)
+            .map_err(FileError::io("read", path))?;
+        for bytes in raw.chunks_exact(kind.bytes()) {
+            kind.dequantize(bytes, &mut values);
+            // A tensor of one axis may be asked for the middle of a block.
+            let first = block * per;
+            let from = elements.start.saturating_sub(first).min(per) as usize;
+            let to = (elements.end - first).min(per) as usize;
+            out.extend(values[from..to].iter().flat_map(|value| value.to_le_bytes()));
+            block += 1;
+        }
+    }
+    Ok(())
+}
