@@ -6,7 +6,7 @@
 //! once). Where it cannot be had, our figures stand alone, and the output says why.
 
 use crate::cache::Cache;
-use crate::command::{self, cargo, output};
+use crate::command::{self, output};
 use crate::{demo, host, model, paths, plugins, python};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -52,8 +52,8 @@ pub struct Args {
 /// Runs the benchmark and prints a table.
 pub fn run(bench: &Bench) -> Result<()> {
     let Bench::Cpu(args) = bench;
-    host::build()?;
-    command::quietly(cargo().args(["build", "--release", "--package", "engraft-bench"]))?;
+    host::build("engraft")?;
+    host::build("engraft-bench")?;
     let (engine, peer_model) = match &args.engine_dir {
         Some(dir) => (dir.clone(), args.peer_model.clone()),
         None => smollm2(args)?,

@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
         })?,
     };
     let plugins_dir = plugins::build(&paths::plugins())?;
-    host::build()?;
+    host::build("engraft")?;
     // The bundled model's plugin is known; for others engraft finds it by the architecture.
     let plugin = args.model_dir.is_none().then(|| plugins_dir.join("llama.wasm"));
 

@@ -1,9 +1,17 @@
-//! Building the `engraft` command.
+//! Building what runs on this machine: the `engraft` command and the benchmark.
 
 use crate::command;
 use anyhow::Result;
 
-/// Builds `engraft` (release profile, as tests and benches do: one set of artifacts for all).
-pub fn build() -> Result<()> {
-    command::quietly(command::cargo().args(["build", "--release", "--package", "engraft"]))
+/// What cargo is asked about, whatever it does with it: everything but xtask.
+///
+/// Features of shared dependencies are settled over the packages of a selection. With one
+/// selection for demo, tests and benches each dependency is compiled once; with xtask in it,
+/// wasmtime would be compiled again for a feature that only xtask's `wit-component` wants.
+pub const SELECTION: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+
+/// Builds a command (release profile).
+pub fn build(name: &str) -> Result<()> {
+    let build = ["build", "--release", "--bin", name];
+    command::quietly(command::cargo().args(build).args(SELECTION))
 }

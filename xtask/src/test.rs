@@ -7,7 +7,8 @@
 
 use crate::cache::Cache;
 use crate::command::{self, cargo};
-use crate::{fixtures, host, paths, plugins};
+use crate::host::{self, SELECTION};
+use crate::{fixtures, paths, plugins};
 use anyhow::Result;
 use std::process::Command;
 
@@ -27,12 +28,12 @@ pub fn run(args: &Args) -> Result<()> {
     // What can be missing comes first: nobody waits for a build to be told so.
     let mut variables = fixtures::prepare(&Cache::open()?)?;
     let plugins_dir = plugins::build(&paths::plugins())?;
-    host::build()?;
+    host::build("engraft")?;
     variables.push(("ENGRAFT_BIN".to_owned(), paths::engraft()));
     variables.push(("ENGRAFT_PLUGINS".to_owned(), plugins_dir));
-    let test = |arguments: &[&str]| {
+    let test = |arguments: &[&[&str]]| {
         let mut command = cargo();
-        command.args(arguments);
+        command.args(arguments.concat());
         println!("\n$ {}", command::line(&command));
         command::quietly(command.envs(variables.iter().map(|(name, path)| (name, path))))
     };
@@ -40,17 +41,19 @@ pub fn run(args: &Args) -> Result<()> {
     let nextest = command::succeeds(cargo().args(["nextest", "--version"]));
     if !args.args.is_empty() {
         let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test"] };
-        let chosen = args.args.iter().map(String::as_str);
-        let all: Vec<&str> = runner.iter().copied().chain(["--release"]).chain(chosen).collect();
-        return test(&all);
+        let chosen: Vec<&str> = args.args.iter().map(String::as_str).collect();
+        let packages = chosen.iter().any(|a| a.starts_with("-p") || a.starts_with("--package"));
+        let selection = if packages { &[] } else { SELECTION.as_slice() };
+        return test(&[runner, &["--release"], selection, &chosen]);
     }
-    // The largest part last: its summary is the last thing to read.
-    test(&["test", "--quiet", "--release", "--workspace", "--doc"])?;
+    test(&[&["test", "--quiet", "--release", "--package", "xtask"]])?;
     sdk()?;
+    test(&[&["test", "--quiet", "--release", "--doc"], &SELECTION])?;
+    // The largest part last: its summary is the last thing to read.
     if nextest {
-        test(&["nextest", "run", "--release", "--workspace"])
+        test(&[&["nextest", "run", "--release"], &SELECTION])
     } else {
-        test(&["test", "--release", "--workspace", "--lib", "--bins", "--tests"])
+        test(&[&["test", "--release", "--tests"], &SELECTION])
     }
 }
 
