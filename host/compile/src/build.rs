@@ -11,7 +11,6 @@ use engraft_weights::Provider;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// What an engine is made of.
 pub struct Input<'a> {
@@ -40,8 +39,6 @@ pub struct Built {
     pub bytes: u64,
     /// Weights in it; tied ones count once.
     pub weights: usize,
-    /// How long it took. Nothing written depends on it.
-    pub elapsed: Duration,
     /// What it was built for, defaults filled in.
     pub build_config: BuildConfig,
 }
@@ -52,7 +49,6 @@ pub struct Built {
 /// [`CompileError`]. All but those of the disk and of the weights' numbers come before a byte
 /// is written.
 pub fn build(input: Input<'_>) -> Result<Built, CompileError> {
-    let start = Instant::now();
     let positions = input.config.max_position_embeddings;
     let build_config =
         input.build.resolve(positions.map(|n| u32::try_from(n).unwrap_or(u32::MAX)))?;
@@ -85,12 +81,7 @@ pub fn build(input: Input<'_>) -> Result<Built, CompileError> {
         })?;
         Ok::<(), CompileError>(())
     })?;
-    Ok(Built {
-        bytes: written.bytes,
-        weights: written.weights,
-        elapsed: start.elapsed(),
-        build_config,
-    })
+    Ok(Built { bytes: written.bytes, weights: written.weights, build_config })
 }
 
 /// Every weight of the graph is supplied as it declares it, and nothing is supplied that no

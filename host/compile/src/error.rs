@@ -77,7 +77,13 @@ pub enum CompileError {
     Engine(#[from] EngineError),
     /// A weight could not be read.
     #[error(transparent)]
-    Weight(#[from] WeightError),
+    Weight(Box<WeightError>),
+}
+
+impl From<WeightError> for CompileError {
+    fn from(error: WeightError) -> CompileError {
+        CompileError::Weight(Box::new(error))
+    }
 }
 
 /// A weight that is supplied otherwise than the graph declares it.
@@ -118,7 +124,7 @@ impl CompileError {
         match self {
             CompileError::Graph(e) => Some(e),
             CompileError::Engine(e) => Some(e),
-            CompileError::Weight(e) => Some(e),
+            CompileError::Weight(e) => Some(e.as_ref()),
             _ => None,
         }
     }

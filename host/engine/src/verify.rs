@@ -30,6 +30,7 @@ impl Engine {
     /// [`EngineError::Damaged`] with the names of all that differ, text files and tensors that
     /// have no digest among them.
     pub fn verify(&self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Verified, EngineError> {
+        self.prefetch();
         let done = AtomicU64::new(self.header.data_start);
         let entries: Vec<_> = self.header.tensors.iter().collect();
         let mut names = entries

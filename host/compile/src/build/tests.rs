@@ -35,7 +35,7 @@ fn graph() -> Graph {
     for block in 0..2 {
         let p = g.make_place(PlaceKind::Block(block));
         let cache = g.states.push(StateData { key_heads: 1, head_width: 4 });
-        let mut own = |g: &mut Graph, name: &str, shape: &[u64]| {
+        let own = |g: &mut Graph, name: &str, shape: &[u64]| {
             weight(g, p, &format!("transformer.layers.{block}.{name}.weight"), shape)
         };
         let before = own(&mut g, "input_layernorm", &[8]);
