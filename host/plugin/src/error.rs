@@ -1,0 +1,303 @@
+//! What can go wrong with a plugin, and how it is told: who, in which call, at which place.
+//!
+//! | what happened                 | how we know                           | kind                  |
+//! |-------------------------------|---------------------------------------|-----------------------|
+//! | we refused a call             | our [`Rejection`] is the root cause   | [`Problem::Rejected`] |
+//! | the guest panicked            | it called `report.fail`               | [`Problem::Failed`]   |
+//! | it panicked without our hook  | a trap                                | [`Problem::Trapped`]  |
+//! | too long, too deep, too much  | a trap, or our limiter's typed error  | [`Problem::Limit`]    |
+//! | an answer that is none        | any other error while a call returns  | [`Problem::Answer`]   |
+//!
+//! Nothing here looks into a message to find out what happened; every text of a guest is escaped.
+
+use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
+use engraft_ir::PlaceKind;
+use std::fmt;
+
+/// Which resource ran out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exhausted {
+    /// It ran for more instructions than this.
+    Fuel(u64),
+    /// It recursed too deeply.
+    Stack,
+    /// It asked for more linear memory than it may have, in bytes.
+    Memory {
+        /// What it asked for.
+        asked: usize,
+        /// What it may have.
+        limit: usize,
+    },
+    /// It asked for a larger table than it may have, in elements.
+    Table {
+        /// What it asked for.
+        asked: usize,
+        /// What it may have.
+        limit: usize,
+    },
+    /// A budget of ours: what it counts, and how many there may be.
+    Budget {
+        /// In words: `calls on the builder`.
+        what: &'static str,
+        /// How many there may be.
+        limit: u64,
+    },
+}
+
+impl fmt::Display for Exhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exhausted::Fuel(limit) => write!(f, "used up its {limit} instructions"),
+            Exhausted::Stack => f.write_str("recursed too deeply for its stack"),
+            Exhausted::Memory { asked, limit } => {
+                write!(f, "asked for {asked} bytes of memory; at most {limit}")
+            }
+            Exhausted::Table { asked, limit } => {
+                write!(f, "asked for a table of {asked} elements; at most {limit}")
+            }
+            Exhausted::Budget { what, limit } => write!(f, "too many {what}: at most {limit}"),
+        }
+    }
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The file cannot be read.
+    #[error("cannot read the plugin: {0}")]
+    Unreadable(String),
+    /// The file is larger than a plugin may be, in bytes.
+    #[error("a plugin has at most {limit} bytes, this file has {size}")]
+    TooLarge {
+        /// Of the file.
+        size: u64,
+        /// From [`crate::Limits`].
+        limit: u64,
+    },
+    /// The file is something else: a core module, compiled code, a text, …
+    #[error("this is {0}, not a WebAssembly component")]
+    NotAComponent(&'static str),
+    /// It has a component's header, and wasmtime does not accept the rest.
+    #[error("this component is not valid: {0}")]
+    Invalid(String),
+    /// The system gave us no thread to run it on.
+    #[error("cannot start a thread for it: {0}")]
+    NoThread(String),
+    /// Compiling it took too long.
+    #[error("compiling the plugin took more than {0} seconds")]
+    SlowToCompile(u64),
+    /// It wants something that no plugin gets.
+    #[error("it imports `{name}`, and a plugin gets nothing but `engraft:plugin`")]
+    ForbiddenImport {
+        /// The interface.
+        name: String,
+        /// Whether it is part of WASI.
+        wasi: bool,
+    },
+    /// It was made for another version of the contract.
+    #[error("it speaks `{found}`, and this engraft serves version {served}")]
+    UnknownVersion {
+        /// The interface with its version.
+        found: String,
+        /// What we serve.
+        served: String,
+    },
+    /// It does not export what a plugin must.
+    #[error("it does not export `{0}`")]
+    NoExport(String),
+    /// An interface of the right name with functions or types that are not ours.
+    #[error("it does not fit the contract: {0}")]
+    Unlinkable(String),
+    /// It used up something.
+    #[error("it {0}")]
+    Limit(Exhausted),
+    /// We refused a call on the graph.
+    #[error("{0}")]
+    Rejected(String),
+    /// It gave up with a message, as a panic does.
+    #[error("it failed: {0}")]
+    Failed(String),
+    /// It trapped.
+    #[error("it trapped: {0}")]
+    Trapped(String),
+    /// It returned something that breaks the contract.
+    #[error("its answer breaks the contract: {0}")]
+    Answer(String),
+    /// It answered the same question differently.
+    #[error("it is not deterministic: {0}")]
+    Nondeterministic(String),
+    /// It was called again after it had stopped, or before `open`.
+    #[error("{0}")]
+    Misused(&'static str),
+}
+
+/// A plugin that could not be loaded, that broke the contract, or that was stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginError {
+    /// Its name, or its file's where it has not said its name yet.
+    pub plugin: String,
+    /// Its version, empty where it has not said it yet.
+    pub version: String,
+    /// The function that was called; empty while loading.
+    pub function: &'static str,
+    /// The place that was asked about.
+    pub place: Option<PlaceKind>,
+    /// What went wrong.
+    pub kind: Box<Problem>,
+    /// The guest's functions, innermost first.
+    pub frames: Vec<String>,
+}
+
+impl PluginError {
+    pub(crate) fn new(plugin: &str, version: &str, function: &'static str, kind: Problem) -> Self {
+        PluginError {
+            plugin: escape(plugin),
+            version: escape(version),
+            function,
+            place: None,
+            kind: Box::new(kind),
+            frames: Vec::new(),
+        }
+    }
+
+    /// Says where.
+    pub(crate) fn at(mut self, place: PlaceKind) -> Self {
+        self.place = Some(place);
+        self
+    }
+}
+
+impl fmt::Display for PluginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "plugin {}", self.plugin)?;
+        if !self.version.is_empty() {
+            write!(f, " {}", self.version)?;
+        }
+        if let Some(place) = self.place {
+            write!(f, ", {place}")?;
+        }
+        write!(f, ": {}", self.kind)
+    }
+}
+
+impl std::error::Error for PluginError {}
+
+impl Diagnostic for PluginError {
+    fn code(&self) -> Code {
+        Code(match *self.kind {
+            Problem::Unreadable(_) => 215,
+            Problem::NoThread(_) => 217,
+            Problem::TooLarge { .. } | Problem::NotAComponent(_) | Problem::Invalid(_) => 203,
+            Problem::ForbiddenImport { .. }
+            | Problem::UnknownVersion { .. }
+            | Problem::NoExport(_)
+            | Problem::Unlinkable(_) => 204,
+            Problem::SlowToCompile(_) => 205,
+            Problem::Limit(_) => 206,
+            Problem::Failed(_) | Problem::Trapped(_) => 207,
+            Problem::Rejected(_) => 208,
+            Problem::Answer(_) => 209,
+            Problem::Nondeterministic(_) => 210,
+            Problem::Misused(_) => 216,
+        })
+    }
+
+    fn fault(&self) -> Fault {
+        match *self.kind {
+            Problem::Unreadable(_) => Fault::Usage,
+            Problem::NoThread(_) => Fault::Limit,
+            Problem::Misused(_) => Fault::Bug,
+            _ => Fault::Plugin,
+        }
+    }
+
+    fn location(&self) -> Option<String> {
+        let mut at = Vec::new();
+        if !self.function.is_empty() {
+            at.push(format!("`{}` of plugin {}", self.function, self.plugin));
+        }
+        at.extend(self.place.map(|place| place.to_string()));
+        at.extend(self.frames.first().map(|frame| format!("in the guest's `{frame}`")));
+        (!at.is_empty()).then(|| at.join(", "))
+    }
+
+    fn help(&self) -> Option<String> {
+        Some(
+            match &*self.kind {
+                Problem::Unreadable(_) => "check the path given to `--plugin`",
+                Problem::NoThread(_) => "raise the limit on processes or memory",
+                Problem::TooLarge { .. }
+                | Problem::NotAComponent(_)
+                | Problem::Invalid(_)
+                | Problem::NoExport(_) => "build it with `cargo xtask plugins`",
+                Problem::ForbiddenImport { wasi: true, .. } => {
+                    "build it for wasm32-unknown-unknown: a plugin has no clock, files or random \
+                     numbers"
+                }
+                Problem::ForbiddenImport { .. } | Problem::Unlinkable(_) => {
+                    "build it on this version of the plugin SDK"
+                }
+                Problem::UnknownVersion { .. } => {
+                    "build it on this engraft's plugin SDK, or use the engraft that it was made for"
+                }
+                Problem::SlowToCompile(_) => "do not use it: a plugin compiles in a tenth of a \
+                                              second",
+                Problem::Misused(_) => "report this: it is a bug of engraft",
+                _ => "report it to the plugin's author; `engraft plugin check` reproduces it",
+            }
+            .into(),
+        )
+    }
+}
+
+/// A model that a plugin turned down, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{subject}: {reason} ({plugin})")]
+pub struct Refusal {
+    /// The plugin.
+    pub plugin: String,
+    /// The config field, parameter or place at fault.
+    pub subject: String,
+    /// One sentence.
+    pub reason: String,
+}
+
+impl Diagnostic for Refusal {
+    fn code(&self) -> Code {
+        Code(211)
+    }
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+    fn location(&self) -> Option<String> {
+        Some(format!("key `{}`", self.subject))
+    }
+    fn help(&self) -> Option<String> {
+        Some("change the model's config if it is wrong; else this model needs another plugin".into())
+    }
+}
+
+/// Why we stop a guest inside a call of its own. It travels through the guest as a trap.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Rejection {
+    /// A call that does not check.
+    #[error("{0}")]
+    Call(String),
+    /// A limit.
+    #[error("{0}")]
+    Exhausted(Exhausted),
+    /// `report.fail`.
+    #[error("{0}")]
+    Fail(String),
+}
+
+impl Rejection {
+    /// As what went wrong.
+    pub(crate) fn problem(&self) -> Problem {
+        match self {
+            Rejection::Call(why) => Problem::Rejected(escape(why)),
+            Rejection::Exhausted(what) => Problem::Limit(what.clone()),
+            Rejection::Fail(why) => Problem::Failed(escape(why)),
+        }
+    }
+}

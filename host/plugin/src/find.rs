@@ -1,0 +1,219 @@
+//! Where plugins are: beside the executable, in `$ENGRAFT_PLUGINS`, or at a path.
+
+use crate::Limits;
+use crate::error::PluginError;
+use crate::load::Plugin;
+use crate::recorder::nearest;
+use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A plugin's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its file's name without `.wasm`.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// No plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// Neither a file nor a bundled plugin.
+    #[error("there is no plugin `{name}`")]
+    NoSuch {
+        /// What was asked for.
+        name: String,
+        /// A bundled one with a name like it.
+        near: Option<String>,
+        /// Where was looked.
+        looked: Vec<PathBuf>,
+    },
+    /// No bundled plugin accepts a model.
+    #[error("no plugin accepts the architecture `{architecture}`")]
+    NoneFits {
+        /// The model's.
+        architecture: String,
+        /// Plugins that accept something of a like name, as `llama (LlamaForCausalLM)`.
+        near: Vec<String>,
+        /// Where was looked.
+        looked: Vec<PathBuf>,
+        /// Plugins that could not be loaded, each with the reason.
+        broken: Vec<String>,
+    },
+    /// It is there, and cannot be loaded.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+}
+
+impl Diagnostic for FindError {
+    fn code(&self) -> Code {
+        match self {
+            FindError::NoSuch { .. } => Code(201),
+            FindError::NoneFits { .. } => Code(202),
+            FindError::Plugin(error) => error.code(),
+        }
+    }
+
+    fn fault(&self) -> Fault {
+        match self {
+            FindError::NoSuch { .. } | FindError::NoneFits { .. } => Fault::Usage,
+            FindError::Plugin(error) => error.fault(),
+        }
+    }
+
+    fn location(&self) -> Option<String> {
+        let looked = match self {
+            FindError::NoSuch { looked, .. } | FindError::NoneFits { looked, .. } => looked,
+            FindError::Plugin(error) => return error.location(),
+        };
+        let looked: Vec<String> = looked.iter().map(|dir| dir.display().to_string()).collect();
+        Some(format!("looked in {}", looked.join(", ")))
+    }
+
+    fn help(&self) -> Option<String> {
+        match self {
+            FindError::NoSuch { near: Some(near), .. } => Some(format!("say `--plugin {near}`")),
+            FindError::NoSuch { .. } => Some(
+                "give `--plugin` a path, or a name that `engraft plugin list` shows; \
+                 `cargo xtask plugins` builds the bundled ones"
+                    .into(),
+            ),
+            FindError::NoneFits { near, broken, .. } => {
+                let mut help = String::new();
+                if !near.is_empty() {
+                    help = format!("the nearest are {}; ", near.join(", "));
+                }
+                help += "say `--plugin PATH` with one of your own, or write one: a folder under \
+                         `plugins/` on the SDK, then `cargo xtask plugins`";
+                for one in broken {
+                    help += &format!("\nskipped {one}");
+                }
+                Some(help)
+            }
+            FindError::Plugin(error) => error.help(),
+        }
+    }
+}
+
+/// The folders in which plugins are looked for, in order; of two with one name the first counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shelf {
+    folders: Vec<PathBuf>,
+}
+
+impl Shelf {
+    /// `$ENGRAFT_PLUGINS` (a list like `$PATH`), then the executable's folder, `plugins` in it, and
+    /// `plugins` beside it.
+    pub fn standard() -> Shelf {
+        let mut folders: Vec<PathBuf> = std::env::var_os("ENGRAFT_PLUGINS")
+            .map(|list| std::env::split_paths(&list).collect())
+            .unwrap_or_default();
+        folders.retain(|folder| !folder.as_os_str().is_empty());
+        let executable = std::env::current_exe();
+        if let Some(beside) = executable.as_deref().ok().and_then(Path::parent) {
+            folders.extend([beside.to_owned(), beside.join("plugins")]);
+            folders.extend(beside.parent().map(|above| above.join("plugins")));
+        }
+        Shelf { folders }
+    }
+
+    /// These folders.
+    pub fn new(folders: impl IntoIterator<Item = PathBuf>) -> Shelf {
+        Shelf { folders: folders.into_iter().collect() }
+    }
+
+    /// Every plugin file on the shelf, by name. Nothing is loaded.
+    pub fn all(&self) -> Vec<Found> {
+        let mut all = BTreeMap::new();
+        for entry in self.folders.iter().filter_map(|dir| dir.read_dir().ok()).flatten().flatten() {
+            let path = entry.path();
+            let is_plugin = path.extension().is_some_and(|ext| ext == "wasm") && path.is_file();
+            if let Some(name) = path.file_stem().filter(|_| is_plugin) {
+                all.entry(name.to_string_lossy().into_owned()).or_insert(path);
+            }
+        }
+        all.into_iter().map(|(name, path)| Found { name, path }).collect()
+    }
+
+    /// The file of a plugin that is given as a path or by its name, with or without `.wasm`.
+    ///
+    /// # Errors
+    /// [`FindError::NoSuch`]
+    pub fn find(&self, name_or_path: &str) -> Result<PathBuf, FindError> {
+        let path = Path::new(name_or_path);
+        if path.is_file() {
+            return Ok(path.to_owned());
+        }
+        let name = name_or_path.strip_suffix(".wasm").unwrap_or(name_or_path);
+        let all = self.all();
+        if let Some(found) = all.iter().find(|found| found.name == name) {
+            return Ok(found.path.clone());
+        }
+        Err(FindError::NoSuch {
+            name: escape(name_or_path),
+            near: nearest(name, all.iter().map(|found| &found.name)).cloned(),
+            looked: self.folders.clone(),
+        })
+    }
+
+    /// The plugin whose own a model is, by its architecture; the first by name if there are more.
+    ///
+    /// # Errors
+    /// [`FindError::NoneFits`]
+    pub fn for_architecture(
+        &self,
+        architecture: &str,
+        limits: &Limits,
+    ) -> Result<Plugin, FindError> {
+        let mut likely: Vec<(f64, String)> = Vec::new();
+        let mut broken = Vec::new();
+        for found in self.all() {
+            match Plugin::load(&found.path, limits) {
+                Ok(plugin) if plugin.accepts(architecture) => return Ok(plugin),
+                Ok(plugin) => likely.extend(best_match(&plugin, architecture)),
+                Err(error) => broken.push(error.to_string()),
+            }
+        }
+        likely.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        Err(FindError::NoneFits {
+            architecture: escape(architecture),
+            near: likely.into_iter().take(3).map(|(_, text)| text).collect(),
+            looked: self.folders.clone(),
+            broken,
+        })
+    }
+}
+
+/// What a plugin accepts that is most like an architecture, and how much.
+fn best_match(plugin: &Plugin, architecture: &str) -> Option<(f64, String)> {
+    let identity = plugin.identity();
+    identity
+        .accepts
+        .iter()
+        .map(|own| (strsim::jaro_winkler(own, architecture), own))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(likeness, own)| (likeness, format!("{} ({})", identity.name, escape(own))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_nobody_has_says_where_was_looked() {
+        let shelf = Shelf::new([PathBuf::from("/nowhere")]);
+        let error = shelf.find("lama").unwrap_err();
+        assert_eq!(error.to_string(), "there is no plugin `lama`");
+        assert_eq!(error.location().as_deref(), Some("looked in /nowhere"));
+        assert!(shelf.all().is_empty());
+    }
+
+    #[test]
+    fn an_architecture_that_nobody_accepts_says_how_to_add_a_plugin() {
+        let error = Shelf::new([]).for_architecture("Nothing", &Limits::default()).unwrap_err();
+        assert_eq!(error.code(), Code(202));
+        assert!(error.help().unwrap_or_default().contains("cargo xtask plugins"));
+    }
+}

@@ -1,0 +1,311 @@
+//! From a file to a plugin: what is refused before any of its code runs.
+//!
+//! Compilation is not metered by fuel, so the file's size is bounded and a thread is waited for no
+//! longer than [`Limits::compile_time`]. Nothing that is compiled already is taken: such a file is
+//! machine code, and nobody can say what it does.
+
+use crate::budget::{check_name, within};
+use crate::error::{PluginError, Problem};
+use crate::session::Session;
+use crate::v0_1::{self, Linked, Live};
+use crate::Limits;
+use engraft_diagnostic::escape;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::{Config, Engine};
+
+/// Who a plugin is and which models are its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// A short name.
+    pub name: String,
+    /// Its own version.
+    pub version: String,
+    /// The architectures that it accepts; the first is what a checkpoint says by default.
+    pub accepts: Vec<String>,
+    /// The dialects of tensor and config names that it knows.
+    pub dialects: Vec<String>,
+    /// One sentence.
+    pub doc: String,
+}
+
+/// A plugin: compiled, linked, and asked who it is. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Plugin {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    linked: Linked,
+    identity: Identity,
+    sha256: String,
+    bytes: u64,
+    limits: Limits,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Plugin {
+    /// Loads a plugin from a file.
+    ///
+    /// # Errors
+    /// [`PluginError`] where the file cannot be read or [`Plugin::from_bytes`] refuses it.
+    pub fn load(path: &Path, limits: &Limits) -> Result<Plugin, PluginError> {
+        let name = path.display().to_string();
+        let error = |problem| PluginError::new(&name, "", "", problem);
+        let unreadable = |e: std::io::Error| error(Problem::Unreadable(e.to_string()));
+        let file = File::open(path).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let limit = limits.component_bytes;
+        let mut bytes = Vec::new();
+        // One byte more than allowed, so that a file that grows, or a pipe, is found out.
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
+        if size > limit || bytes.len() as u64 > limit {
+            return Err(error(Problem::TooLarge { size: size.max(bytes.len() as u64), limit }));
+        }
+        Plugin::from_bytes(&name, &bytes, limits)
+    }
+
+    /// Loads a plugin from its component's bytes. `name` stands in until it says its own.
+    ///
+    /// # Errors
+    /// [`PluginError`] where it is no component, wants more than the contract, speaks another
+    /// version of it, or cannot say who it is.
+    pub fn from_bytes(name: &str, bytes: &[u8], limits: &Limits) -> Result<Plugin, PluginError> {
+        let error = |problem| PluginError::new(name, "", "", problem);
+        let size = bytes.len() as u64;
+        if size > limits.component_bytes {
+            return Err(error(Problem::TooLarge { size, limit: limits.component_bytes }));
+        }
+        check_header(bytes).map_err(error)?;
+        let invalid = |e: wasmtime::Error| Problem::Invalid(escape(&e.root_cause().to_string()));
+        let engine = engine(limits).map_err(|e| error(invalid(e)))?;
+        let component =
+            compile(&engine, bytes, limits).map_err(error)?.map_err(|e| error(invalid(e)))?;
+        check_interfaces(&engine, &component).map_err(error)?;
+        let linked = v0_1::link(&engine, &component)
+            .map_err(|e| error(Problem::Unlinkable(escape(&e.root_cause().to_string()))))?;
+        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let identity = Identity {
+            name: name.to_owned(),
+            version: String::new(),
+            accepts: Vec::new(),
+            dialects: Vec::new(),
+            doc: String::new(),
+        };
+        let limits = limits.clone();
+        let mut inner = Inner { linked, identity, sha256, bytes: size, limits };
+        inner.identity = Plugin::identify(&inner)?;
+        Ok(Plugin { inner: Arc::new(inner) })
+    }
+
+    fn identify(inner: &Inner) -> Result<Identity, PluginError> {
+        let Inner { linked, limits, .. } = inner;
+        let answer = inner.on_thread(|| Live::new(linked, limits)?.identify())?;
+        let identity = answer.map_err(|error| inner.trapped("identify", &error))?;
+        check_identity(&identity, limits)
+            .map_err(|why| inner.error("identify", Problem::Answer(why)))?;
+        Ok(identity)
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> &Identity {
+        &self.inner.identity
+    }
+
+    /// The SHA-256 of its component, in hexadecimal.
+    pub fn sha256(&self) -> &str {
+        &self.inner.sha256
+    }
+
+    /// The bytes of its component.
+    pub fn size(&self) -> u64 {
+        self.inner.bytes
+    }
+
+    /// Whether it says that a model is its own.
+    pub fn accepts(&self, architecture: &str) -> bool {
+        self.identity().accepts.iter().any(|own| own == architecture)
+    }
+
+    /// What it may use up.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// Starts a conversation, in a store of its own.
+    ///
+    /// # Errors
+    /// [`PluginError`] where it cannot be instantiated within its limits.
+    pub fn session(&self) -> Result<Session, PluginError> {
+        Session::new(self.clone())
+    }
+
+    pub(crate) fn linked(&self) -> &Linked {
+        &self.inner.linked
+    }
+
+    pub(crate) fn error(&self, function: &'static str, problem: Problem) -> PluginError {
+        self.inner.error(function, problem)
+    }
+
+    pub(crate) fn trapped(&self, function: &'static str, error: &wasmtime::Error) -> PluginError {
+        self.inner.trapped(function, error)
+    }
+
+    pub(crate) fn on_thread<T: Send>(
+        &self,
+        work: impl FnOnce() -> T + Send,
+    ) -> Result<T, PluginError> {
+        self.inner.on_thread(work)
+    }
+}
+
+impl Inner {
+    fn error(&self, function: &'static str, problem: Problem) -> PluginError {
+        PluginError::new(&self.identity.name, &self.identity.version, function, problem)
+    }
+
+    fn trapped(&self, function: &'static str, error: &wasmtime::Error) -> PluginError {
+        let (problem, frames) = v0_1::problem(error, &self.limits);
+        PluginError { frames, ..self.error(function, problem) }
+    }
+
+    /// Runs a guest on a thread whose stack we chose.
+    fn on_thread<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, PluginError> {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("plugin".into())
+                .stack_size(self.limits.host_stack)
+                .spawn_scoped(scope, work)
+                .map_err(|e| self.error("", Problem::NoThread(e.to_string())))?;
+            thread.join().or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// What a file is by its first bytes, if it is no component.
+fn check_header(bytes: &[u8]) -> Result<(), Problem> {
+    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+    const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+    if bytes.starts_with(COMPONENT) {
+        return Ok(());
+    }
+    Err(Problem::NotAComponent(match () {
+        () if bytes.starts_with(MODULE) => "a core WebAssembly module",
+        () if Engine::detect_precompiled(bytes).is_some() => "compiled machine code",
+        () if bytes.starts_with(b"\0asm") => "WebAssembly of an unknown version",
+        () if bytes.is_empty() => "an empty file",
+        () => "some other file",
+    }))
+}
+
+/// wasmtime, narrowed to what a plugin is: one thread, counted instructions, the same everywhere.
+fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
+    let mut config = Config::new();
+    config.consume_fuel(true);
+    // What the specification leaves open about floats must not reach a graph.
+    config.cranelift_nan_canonicalization(true).wasm_relaxed_simd(false);
+    config.concurrency_support(false);
+    config.max_wasm_stack(limits.guest_stack);
+    // A memory is small and seldom grows: no address space is set aside for it.
+    config.memory_reservation(0).memory_may_move(true);
+    Engine::new(&config)
+}
+
+/// Compiles on a thread that is waited for only so long. A thread that is late is left to end by
+/// itself, which it does: what it works on is finite.
+fn compile(
+    engine: &Engine,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<wasmtime::Result<Component>, Problem> {
+    let (send, receive) = mpsc::channel();
+    let (engine, bytes) = (engine.clone(), bytes.to_vec());
+    std::thread::Builder::new()
+        .name("plugin-compile".into())
+        .stack_size(limits.host_stack)
+        .spawn(move || {
+            // Nobody listens any more where this took too long.
+            let _ = send.send(Component::new(&engine, bytes));
+        })
+        .map_err(|e| Problem::NoThread(e.to_string()))?;
+    match receive.recv_timeout(limits.compile_time) {
+        Ok(component) => Ok(component),
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            Err(Problem::SlowToCompile(limits.compile_time.as_secs()))
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            Err(Problem::Invalid("the compiler gave up on it".into()))
+        }
+    }
+}
+
+const PACKAGE: &str = "engraft:plugin/";
+const MUST_EXPORT: &str = "engraft:plugin/architecture";
+
+/// Looks at what a component imports and exports, to say what is wrong in words of ours.
+fn check_interfaces(engine: &Engine, component: &Component) -> Result<(), Problem> {
+    const KNOWN: [&str; 5] = ["types", "config", "weights", "graph", "report"];
+    let served = |version: Option<&str>| version.is_some_and(v0_1::serves);
+    let unknown = |name: &str| Problem::UnknownVersion {
+        found: escape(name),
+        served: v0_1::VERSION.to_owned(),
+    };
+    let ty = component.component_type();
+    for (name, item) in ty.imports(engine) {
+        let (interface, version) = split_version(name);
+        let ours = interface.strip_prefix(PACKAGE);
+        let instance = matches!(item.ty, ComponentItem::ComponentInstance(_));
+        if ours.is_some() && !served(version) {
+            return Err(unknown(name));
+        }
+        if !instance || !ours.is_some_and(|ours| KNOWN.contains(&ours)) {
+            let wasi = interface.starts_with("wasi:");
+            return Err(Problem::ForbiddenImport { name: escape(name), wasi });
+        }
+    }
+    let mut exports = ty.exports(engine).map(|(name, _)| name);
+    match exports.find(|name| split_version(name).0 == MUST_EXPORT) {
+        Some(name) if served(split_version(name).1) => Ok(()),
+        Some(name) => Err(unknown(name)),
+        None => Err(Problem::NoExport(format!("{MUST_EXPORT}@{}", v0_1::VERSION))),
+    }
+}
+
+fn split_version(name: &str) -> (&str, Option<&str>) {
+    match name.split_once('@') {
+        Some((interface, version)) => (interface, Some(version)),
+        None => (name, None),
+    }
+}
+
+/// Whether a plugin's own words about itself can be used as a name in a listing and a file.
+fn check_identity(identity: &Identity, limits: &Limits) -> Result<(), String> {
+    let Identity { name, version, accepts, dialects, doc } = identity;
+    let word = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+    for (what, text) in [("name", name), ("version", version)] {
+        if text.is_empty() || text.len() > 64 || !text.chars().all(word) {
+            return Err(format!(
+                "its {what} is `{}`; it must be 1 to 64 letters, digits, `-`, `_`, `.` or `+`",
+                escape(text)
+            ));
+        }
+    }
+    if accepts.is_empty() || dialects.is_empty() {
+        return Err("it accepts no architecture or knows no dialect".into());
+    }
+    within("architectures", accepts.len(), limits.entries).map_err(|e| e.to_string())?;
+    within("dialects", dialects.len(), limits.entries).map_err(|e| e.to_string())?;
+    within("bytes of doc", doc.len(), limits.sentence).map_err(|e| e.to_string())?;
+    accepts.iter().chain(dialects).try_for_each(|name| check_name(name, limits))
+}

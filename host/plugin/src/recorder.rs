@@ -1,0 +1,261 @@
+//! The graph while a plugin writes it: every call is checked, typed and counted as it is made.
+//!
+//! A guest holds bare indices. An index is taken only if it is a value of the place being
+//! written or one that the place before handed on, or a weight that this place declares; so no
+//! guest can reach into another place, and what is recorded needs no second look.
+
+use crate::Limits;
+use crate::budget::{Budget, within};
+use crate::error::{Exhausted, Problem, Rejection};
+use cranelift_entity::EntityRef;
+use engraft_diagnostic::escape;
+use engraft_ir::{
+    AttentionData, DType, Graph, Op, Place, PlaceKind, Rotary, RotaryData, StateData, Type, Value,
+    Weight, WeightData,
+};
+use engraft_weights::{Origin, Parameter, full_name};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A graph under construction.
+#[derive(Debug)]
+pub struct Recorder {
+    graph: Graph,
+    budget: Budget,
+    /// The place being written; none before the first.
+    place: Option<Place>,
+    /// What it takes from the place before.
+    carry: Vec<Value>,
+    /// How many values there were when it began.
+    first: usize,
+    /// Its parameters by their names relative to it.
+    parameters: BTreeMap<String, Weight>,
+    /// Those of them that the guest has asked for.
+    asked: BTreeSet<Weight>,
+    /// The embedding's parameters: what others may be tied to.
+    embedding: BTreeMap<String, Weight>,
+}
+
+impl Recorder {
+    /// An empty graph.
+    pub(crate) fn new(limits: &Limits) -> Recorder {
+        Recorder {
+            graph: Graph::new(),
+            budget: Budget::new(limits),
+            place: None,
+            carry: Vec::new(),
+            first: 0,
+            parameters: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            embedding: BTreeMap::new(),
+        }
+    }
+
+    /// Opens the next place and declares its parameters. Returns the indices of what it takes.
+    pub(crate) fn begin(
+        &mut self,
+        kind: PlaceKind,
+        parameters: &[Parameter],
+        kept: usize,
+        dtype: &dyn Fn(&str) -> DType,
+    ) -> Result<Vec<u32>, Problem> {
+        self.budget.next_place(kept).map_err(Problem::Limit)?;
+        let place = self.graph.make_place(kind);
+        self.carry = match self.place {
+            Some(before) => self.graph.places[before].carry.clone(),
+            None => {
+                let tokens = self.graph.append(place, Op::Tokens);
+                vec![self.graph.result(tokens.map_err(|e| Problem::Rejected(e.to_string()))?)]
+            }
+        };
+        self.place = Some(place);
+        self.first = self.graph.values.len();
+        self.parameters.clear();
+        self.asked.clear();
+        for parameter in parameters {
+            let weight = self.declare(place, kind, parameter, dtype).map_err(|why| {
+                Problem::Answer(format!("parameter `{}`: {why}", escape(&parameter.name)))
+            })?;
+            self.parameters.insert(parameter.name.clone(), weight);
+        }
+        if kind == PlaceKind::Embed {
+            self.embedding = self.parameters.clone();
+        }
+        Ok(self.carry.iter().map(|value| value.as_u32()).collect())
+    }
+
+    fn declare(
+        &mut self,
+        place: Place,
+        kind: PlaceKind,
+        parameter: &Parameter,
+        dtype: &dyn Fn(&str) -> DType,
+    ) -> Result<Weight, String> {
+        let name = full_name(kind, &parameter.name);
+        let data = match &parameter.origin {
+            Origin::Tied(to) => {
+                let weight = *self.embedding.get(to).ok_or_else(|| {
+                    format!("is tied to `{}`, and the embedding has none of that name", escape(to))
+                })?;
+                let WeightData { dtype, axes, tied, .. } = self.graph.weights[weight].clone();
+                if tied.is_some() {
+                    return Err(format!("is tied to `{}`, which is tied itself", escape(to)));
+                }
+                WeightData { name, dtype, axes, tied: Some(weight) }
+            }
+            origin => {
+                let axes = origin.axes().map_err(|e| e.to_string())?.unwrap_or_default();
+                WeightData { dtype: dtype(&name), name, axes, tied: None }
+            }
+        };
+        data.check()?;
+        Ok(self.graph.make_weight(place, data))
+    }
+
+    /// Closes the place with what the guest returned, once its last call is over.
+    pub(crate) fn finish(&mut self, returned: &[u32]) -> Result<(), Problem> {
+        let Some(place) = self.place else {
+            return Err(Problem::Misused("a place was closed that was never opened"));
+        };
+        self.budget.carry(returned.len()).map_err(Problem::Limit)?;
+        let answer = |why: String| Problem::Answer(why);
+        if returned.is_empty() {
+            return Err(answer("`write` returned no value".into()));
+        }
+        let values: Result<Vec<Value>, Rejection> =
+            returned.iter().map(|&index| self.value(index)).collect();
+        let values = values.map_err(|e| answer(format!("`write` returned {e}")))?;
+        let unused = self.parameters.iter().find(|(_, weight)| !self.asked.contains(weight));
+        if let Some((name, _)) = unused {
+            return Err(answer(format!(
+                "it declares the parameter `{}` and never asks the builder for it",
+                escape(name)
+            )));
+        }
+        if self.graph.places[place].kind == PlaceKind::Head && values.len() != 1 {
+            return Err(answer(format!("the head returned {} values, not one", values.len())));
+        }
+        self.graph.places[place].carry = values;
+        Ok(())
+    }
+
+    /// The whole graph, after the head. Its logits must have as many columns as the vocabulary.
+    pub(crate) fn into_graph(self, vocabulary: u32) -> Result<Graph, Problem> {
+        let logits = self.graph.output().map(|value| &self.graph.values[value].ty);
+        match logits {
+            Some(Type { width: Some(width), .. }) if *width == u64::from(vocabulary) => {}
+            Some(ty) => {
+                return Err(Problem::Answer(format!(
+                    "the head returned {ty}, and the outline says {vocabulary} vocabulary entries"
+                )));
+            }
+            None => return Err(Problem::Answer("there is no head".into())),
+        }
+        engraft_ir::verify(&self.graph).map_err(|errors| Problem::Answer(errors.to_string()))?;
+        Ok(self.graph)
+    }
+
+    /// A value that this place may use.
+    pub(crate) fn value(&self, index: u32) -> Result<Value, Rejection> {
+        let at = index as usize;
+        if at >= self.graph.values.len() {
+            return Err(Rejection::Call(format!("value v{index}, which is not defined")));
+        }
+        let value = Value::new(at);
+        if at < self.first && !self.carry.contains(&value) {
+            return Err(Rejection::Call(format!(
+                "value v{index}, which is of another place and was not handed on"
+            )));
+        }
+        Ok(value)
+    }
+
+    /// A weight that this place declares.
+    pub(crate) fn weight(&self, index: u32) -> Result<Weight, Rejection> {
+        let at = index as usize;
+        if at >= self.graph.weights.len() {
+            return Err(Rejection::Call(format!("weight w{index}, which is not declared")));
+        }
+        let weight = Weight::new(at);
+        if self.graph.homes[weight] != self.place {
+            return Err(Rejection::Call(format!("weight w{index}, which is of another place")));
+        }
+        Ok(weight)
+    }
+
+    /// A parameter of this place, by name.
+    pub(crate) fn parameter(&mut self, name: &str) -> Result<Weight, Rejection> {
+        self.budget.operation()?;
+        let weight = *self.parameters.get(name).ok_or_else(|| {
+            let near = nearest(name, self.parameters.keys());
+            let hint = near.map(|n| format!("; there is `{}`", escape(n))).unwrap_or_default();
+            Rejection::Call(format!("no parameter `{}` is declared here{hint}", escape(name)))
+        })?;
+        self.asked.insert(weight);
+        Ok(weight)
+    }
+
+    /// Names a value.
+    pub(crate) fn label(&mut self, value: u32, text: &str) -> Result<(), Rejection> {
+        self.budget.operation()?;
+        self.budget.label(text)?;
+        let value = self.value(value)?;
+        self.graph.labels[value] = Some(escape(text));
+        Ok(())
+    }
+
+    /// Appends an operation and returns its results.
+    pub(crate) fn append(&mut self, op: Op) -> Result<&[Value], Rejection> {
+        self.budget.operation()?;
+        let Some(place) = self.place else {
+            return Err(Rejection::Call("no place is being written".into()));
+        };
+        let node = self.graph.append(place, op).map_err(|e| Rejection::Call(e.to_string()))?;
+        Ok(&self.graph.nodes[node].results)
+    }
+
+    /// Appends an attention with a cache of its own.
+    pub(crate) fn attend(
+        &mut self,
+        [query, key, value]: [Value; 3],
+        options: AttentionData,
+    ) -> Result<&[Value], Rejection> {
+        let AttentionData { key_heads, head_width, .. } = options;
+        let cache = self.graph.states.push(StateData { key_heads, head_width });
+        self.append(Op::Attend { query, key, value, cache, rotary: None, options })
+    }
+
+    /// The rotary embedding with these options; equal ones are one.
+    pub(crate) fn rotary(
+        &mut self,
+        options: RotaryData,
+        limits: &Limits,
+    ) -> Result<Rotary, Rejection> {
+        let rotary = self.graph.make_rotary(options);
+        within("different rotary embeddings", self.graph.rotaries.len(), limits.rotaries)?;
+        Ok(rotary)
+    }
+
+    /// Whether the number of parts of a split is within what one place may have.
+    pub(crate) fn check_split(&self, parts: usize, limits: &Limits) -> Result<(), Rejection> {
+        let limit = limits.operations as usize;
+        Ok(within("parts of a split", parts, limit)?)
+    }
+}
+
+/// The known name that is most like another, if one is like it at all.
+pub(crate) fn nearest<'a>(
+    name: &str,
+    known: impl Iterator<Item = &'a String>,
+) -> Option<&'a String> {
+    known
+        .map(|k| (strsim::jaro_winkler(name, k), k))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| k)
+}
+
+impl From<Exhausted> for Rejection {
+    fn from(what: Exhausted) -> Rejection {
+        Rejection::Exhausted(what)
+    }
+}

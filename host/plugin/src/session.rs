@@ -1,0 +1,235 @@
+//! One conversation with a plugin: one store, in which a model is configured, opened and written.
+//!
+//! Calls run on a thread of ours with a stack of known size: a guest's stack is the host's, and
+//! one that is too small would end the process and not the guest.
+
+use crate::budget::{check_name, check_parameters, within};
+use crate::error::{PluginError, Problem, Refusal};
+use crate::load::Plugin;
+use crate::recorder::Recorder;
+use crate::settings::{Field, Setting, check_fields};
+use crate::v0_1::Live;
+use engraft_diagnostic::escape;
+use engraft_ir::{DType, Graph, PlaceKind};
+use engraft_weights::Parameter;
+use std::collections::BTreeSet;
+
+/// What a plugin says of a model before anything else is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Blocks.
+    pub blocks: u32,
+    /// Entries of the vocabulary: columns of the logits.
+    pub vocabulary: u32,
+    /// Positions that the model was made for.
+    pub context: u32,
+}
+
+impl Outline {
+    /// All places, in the order in which they run.
+    pub fn places(&self) -> impl Iterator<Item = PlaceKind> + use<> {
+        let blocks = (0..self.blocks).map(PlaceKind::Block);
+        std::iter::once(PlaceKind::Embed).chain(blocks).chain([PlaceKind::Head])
+    }
+}
+
+/// A plugin at work on one model.
+#[derive(Debug)]
+pub struct Session {
+    plugin: Plugin,
+    /// None once it has trapped: a store is never entered again after that.
+    live: Option<Live>,
+    outline: Option<Outline>,
+    fuel_used: u64,
+    memory_peak: usize,
+}
+
+impl Session {
+    pub(crate) fn new(plugin: Plugin) -> Result<Session, PluginError> {
+        let limits = plugin.limits().clone();
+        let live = plugin
+            .on_thread(|| Live::new(plugin.linked(), &limits))
+            .and_then(|live| live.map_err(|error| plugin.trapped("instantiate", &error)))?;
+        Ok(Session { plugin, live: Some(live), outline: None, fuel_used: 0, memory_peak: 0 })
+    }
+
+    /// What the plugin reads of a source's config in a dialect.
+    ///
+    /// # Errors
+    /// [`PluginError`], as all of a session's methods.
+    pub fn source_fields(&mut self, dialect: &str) -> Result<Vec<Field>, PluginError> {
+        let fields = self.call("source-fields", |live| live.source_fields(dialect))?;
+        self.checked("source-fields", check_fields(&fields, self.plugin.limits()))?;
+        Ok(fields)
+    }
+
+    /// The architecture's own fields of a checkpoint's config, beside the base fields.
+    pub fn fields(&mut self) -> Result<Vec<Field>, PluginError> {
+        let fields = self.call("fields", Live::fields)?;
+        self.checked("fields", check_fields(&fields, self.plugin.limits()))?;
+        Ok(fields)
+    }
+
+    /// A source's settings as a checkpoint's, or why the plugin turns the model down.
+    pub fn configure(
+        &mut self,
+        dialect: &str,
+        settings: &[Setting],
+    ) -> Result<Result<Vec<Setting>, Refusal>, PluginError> {
+        let answer = self.call("configure", |live| live.configure(dialect, settings))?;
+        match answer {
+            Ok(settings) => {
+                self.checked("configure", self.check_settings(&settings))?;
+                Ok(Ok(settings))
+            }
+            Err(refusal) => Ok(Err(self.refusal(refusal))),
+        }
+    }
+
+    fn check_settings(&self, settings: &[Setting]) -> Result<(), String> {
+        let limits = self.plugin.limits();
+        within("settings", settings.len(), limits.entries).map_err(|e| e.to_string())?;
+        let mut seen = BTreeSet::new();
+        for Setting { path, .. } in settings {
+            check_name(path, limits)?;
+            if !seen.insert(path) {
+                return Err(format!("`{}` is set twice", escape(path)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a model with a checkpoint's settings; once a session.
+    pub fn open(&mut self, settings: &[Setting]) -> Result<Result<(), Refusal>, PluginError> {
+        if self.live.as_ref().is_some_and(Live::is_open) {
+            return Err(self.plugin.error("open", Problem::Misused("a model is already open")));
+        }
+        let answer = self.call("open", |live| live.open(settings))?;
+        Ok(answer.map_err(|refusal| self.refusal(refusal)))
+    }
+
+    /// What the open model is.
+    pub fn outline(&mut self) -> Result<Outline, PluginError> {
+        if let Some(outline) = self.outline {
+            return Ok(outline);
+        }
+        let outline = self.call("outline", Live::outline)?;
+        let limit = self.plugin.limits().blocks;
+        if outline.blocks > limit {
+            let why = format!("{} blocks; at most {limit}", outline.blocks);
+            return Err(self.plugin.error("outline", Problem::Answer(why)));
+        }
+        self.outline = Some(outline);
+        Ok(outline)
+    }
+
+    /// The parameters of a place, named relative to it
+    /// ([`engraft_weights::full_name`] makes them whole).
+    pub fn parameters(
+        &mut self,
+        place: PlaceKind,
+        dialect: &str,
+    ) -> Result<Vec<Parameter>, PluginError> {
+        Ok(self.measured_parameters(place, dialect)?.0)
+    }
+
+    /// The same with about how many bytes they cost to keep.
+    fn measured_parameters(
+        &mut self,
+        place: PlaceKind,
+        dialect: &str,
+    ) -> Result<(Vec<Parameter>, usize), PluginError> {
+        let answer = self.call("parameters", |live| live.parameters(place, dialect));
+        let parameters = answer.map_err(|e| e.at(place))?;
+        let checked = check_parameters(&parameters, self.plugin.limits());
+        let kept = self.checked("parameters", checked).map_err(|e| e.at(place))?;
+        Ok((parameters, kept))
+    }
+
+    /// Source tensors that are left out on purpose: globs, each with the reason.
+    pub fn unused(&mut self, dialect: &str) -> Result<Vec<(String, String)>, PluginError> {
+        let all = self.call("unused", |live| live.unused(dialect))?;
+        let limits = self.plugin.limits();
+        let check = within("left-out tensors", all.len(), limits.entries)
+            .map_err(|e| e.to_string())
+            .and_then(|()| all.iter().try_for_each(|(glob, _)| check_name(glob, limits)));
+        self.checked("unused", check)?;
+        Ok(all.into_iter().map(|(glob, reason)| (glob, escape(&reason))).collect())
+    }
+
+    /// Writes the whole graph. `dtype` says how a weight, by its whole name, is stored.
+    pub fn write(&mut self, dtype: &dyn Fn(&str) -> DType) -> Result<Graph, PluginError> {
+        let outline = self.outline()?;
+        // Axes are the same in every dialect; a checkpoint has none.
+        let dialect = self.plugin.identity().dialects.first().cloned().unwrap_or_default();
+        let recorder = Recorder::new(self.plugin.limits());
+        self.call("write", |live| live.lend(recorder))?;
+        for place in outline.places() {
+            let (parameters, kept) = self.measured_parameters(place, &dialect)?;
+            let plugin = self.plugin.clone();
+            let wrong = |problem| plugin.error("write", problem).at(place);
+            let carry = self
+                .recorder(|r| r.begin(place, &parameters, kept, dtype))
+                .and_then(|carry| carry.map_err(wrong))?;
+            let returned = self.call("write", |live| live.write(place, &carry));
+            let returned = returned.map_err(|e| e.at(place))?;
+            self.recorder(|r| r.finish(&returned)).and_then(|done| done.map_err(wrong))?;
+        }
+        let recorder = self.call("write", Live::take_back)?;
+        recorder
+            .into_graph(outline.vocabulary)
+            .map_err(|problem| self.plugin.error("write", problem).at(PlaceKind::Head))
+    }
+
+    /// Instructions that the guest has used so far.
+    pub fn fuel_used(&self) -> u64 {
+        self.fuel_used
+    }
+
+    /// The most bytes of linear memory that it has had.
+    pub fn memory_peak(&self) -> usize {
+        self.memory_peak
+    }
+
+    /// Runs a call; a session whose call traps is over.
+    fn call<T: Send>(
+        &mut self,
+        function: &'static str,
+        call: impl FnOnce(&mut Live) -> wasmtime::Result<T> + Send,
+    ) -> Result<T, PluginError> {
+        let Some(mut live) = self.live.take() else {
+            let problem = Problem::Misused("the plugin was called again after it had stopped");
+            return Err(self.plugin.error(function, problem));
+        };
+        let answer = self.plugin.on_thread(|| call(&mut live))?;
+        (self.fuel_used, self.memory_peak) = live.used(self.plugin.limits());
+        match answer {
+            Ok(answer) => {
+                self.live = Some(live);
+                Ok(answer)
+            }
+            Err(error) => Err(self.plugin.trapped(function, &error)),
+        }
+    }
+
+    /// Works on the graph that the guest is writing, between its calls.
+    fn recorder<T>(&mut self, work: impl FnOnce(&mut Recorder) -> T) -> Result<T, PluginError> {
+        match self.live.as_mut().and_then(Live::recorder) {
+            Some(recorder) => Ok(work(recorder)),
+            None => Err(self.plugin.error("write", Problem::Misused("no graph is being written"))),
+        }
+    }
+
+    fn checked<T>(
+        &self,
+        function: &'static str,
+        check: Result<T, String>,
+    ) -> Result<T, PluginError> {
+        check.map_err(|why| self.plugin.error(function, Problem::Answer(why)))
+    }
+
+    fn refusal(&self, (subject, reason): (String, String)) -> Refusal {
+        let plugin = self.plugin.identity().name.clone();
+        Refusal { plugin, subject: escape(&subject), reason: escape(&reason) }
+    }
+}

@@ -1,0 +1,230 @@
+//! What a guest may call: each function hands its operands to the recorder.
+
+use super::State;
+use super::bindings::engraft::plugin::{config, graph, report, types, weights};
+use crate::error::Rejection;
+use crate::recorder::Recorder;
+use engraft_diagnostic::escape;
+use engraft_ir::{Activation, AttentionData, Op, RotaryData, Scaling};
+use wasmtime::Result;
+use wasmtime::component::Resource;
+
+pub(super) use graph::Value;
+use graph::Weight;
+
+impl types::Host for State {}
+impl config::Host for State {}
+impl weights::Host for State {}
+impl graph::Host for State {}
+
+impl report::Host for State {
+    fn fail(&mut self, reason: String) -> Result<()> {
+        Err(Rejection::Fail(reason).into())
+    }
+}
+
+fn refuse<T>(call: &str, why: String) -> Result<T> {
+    Err(Rejection::Call(format!("{call}: {why}")).into())
+}
+
+impl State {
+    /// Appends an operation with one result. `op` finds the operands.
+    fn one(
+        &mut self,
+        builder: &Resource<Recorder>,
+        op: impl FnOnce(&mut Recorder) -> Result<Op, Rejection>,
+    ) -> Result<Value> {
+        let recorder = self.table.get_mut(builder)?;
+        let op = op(recorder)?;
+        let results = recorder.append(op)?;
+        Ok(Value { index: results[0].as_u32() })
+    }
+
+    /// Sets a rotation's scaling, once.
+    fn scale_rotary(&mut self, options: &Resource<RotaryData>, scaling: Scaling) -> Result<()> {
+        let rotary = self.table.get_mut(options)?;
+        if rotary.scaling != Scaling::None {
+            return refuse("rotary", "it has a scaling already".into());
+        }
+        rotary.scaling = scaling;
+        rotary.check().or_else(|why| refuse("rotary", why))
+    }
+}
+
+impl graph::HostRotary for State {
+    fn new(&mut self, head_width: u32, rotated: u32, base: f64) -> Result<Resource<RotaryData>> {
+        let rotary = RotaryData { head_width, rotated, base, scaling: Scaling::None };
+        rotary.check().or_else(|why| refuse("rotary", why))?;
+        Ok(self.table.push(rotary)?)
+    }
+
+    fn scale_linear(&mut self, rotary: Resource<RotaryData>, factor: f64) -> Result<()> {
+        self.scale_rotary(&rotary, Scaling::Linear { factor })
+    }
+
+    fn scale_llama3(
+        &mut self,
+        rotary: Resource<RotaryData>,
+        factor: f64,
+        low: f64,
+        high: f64,
+        context: u32,
+    ) -> Result<()> {
+        self.scale_rotary(&rotary, Scaling::Llama3 { factor, low, high, context })
+    }
+
+    fn scale_yarn(
+        &mut self,
+        rotary: Resource<RotaryData>,
+        factor: f64,
+        fast: f64,
+        slow: f64,
+        attention: Option<f64>,
+        context: u32,
+    ) -> Result<()> {
+        self.scale_rotary(&rotary, Scaling::Yarn { factor, fast, slow, attention, context })
+    }
+
+    fn drop(&mut self, rotary: Resource<RotaryData>) -> Result<()> {
+        self.table.delete(rotary)?;
+        Ok(())
+    }
+}
+
+impl graph::HostAttention for State {
+    fn new(
+        &mut self,
+        query_heads: u32,
+        key_heads: u32,
+        head_width: u32,
+    ) -> Result<Resource<AttentionData>> {
+        let scale = 1.0 / f64::from(head_width.max(1)).sqrt();
+        let attention = AttentionData { query_heads, key_heads, head_width, scale };
+        attention.check().or_else(|why| refuse("attention", why))?;
+        Ok(self.table.push(attention)?)
+    }
+
+    fn scale(&mut self, attention: Resource<AttentionData>, factor: f64) -> Result<()> {
+        let attention = self.table.get_mut(&attention)?;
+        attention.scale = factor;
+        attention.check().or_else(|why| refuse("attention", why))
+    }
+
+    fn drop(&mut self, attention: Resource<AttentionData>) -> Result<()> {
+        self.table.delete(attention)?;
+        Ok(())
+    }
+}
+
+impl graph::HostBuilder for State {
+    fn parameter(&mut self, builder: Resource<Recorder>, name: String) -> Result<Weight> {
+        let weight = self.table.get_mut(&builder)?.parameter(&name)?;
+        Ok(Weight { index: weight.as_u32() })
+    }
+
+    fn label(&mut self, builder: Resource<Recorder>, value: Value, name: String) -> Result<()> {
+        Ok(self.table.get_mut(&builder)?.label(value.index, &name)?)
+    }
+
+    fn embedding(&mut self, b: Resource<Recorder>, tokens: Value, table: Weight) -> Result<Value> {
+        self.one(&b, |r| {
+            Ok(Op::Embedding { tokens: r.value(tokens.index)?, table: r.weight(table.index)? })
+        })
+    }
+
+    fn linear(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        weight: Weight,
+        bias: Option<Weight>,
+    ) -> Result<Value> {
+        self.one(&b, |r| {
+            let bias = bias.map(|bias| r.weight(bias.index)).transpose()?;
+            Ok(Op::Linear { input: r.value(input.index)?, weight: r.weight(weight.index)?, bias })
+        })
+    }
+
+    fn split(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        sizes: Vec<u64>,
+    ) -> Result<Vec<Value>> {
+        let recorder = self.table.get_mut(&b)?;
+        recorder.check_split(sizes.len(), &self.limits)?;
+        let input = recorder.value(input.index)?;
+        let results = recorder.append(Op::Split { input, sizes })?;
+        Ok(results.iter().map(|value| Value { index: value.as_u32() }).collect())
+    }
+
+    fn rms_norm(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        weight: Weight,
+        epsilon: f64,
+    ) -> Result<Value> {
+        self.one(&b, |r| {
+            let (input, weight) = (r.value(input.index)?, r.weight(weight.index)?);
+            Ok(Op::RmsNorm { input, weight, epsilon })
+        })
+    }
+
+    fn rotate(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        options: Resource<RotaryData>,
+    ) -> Result<Value> {
+        let options = *self.table.get(&options)?;
+        let limits = self.limits.clone();
+        self.one(&b, |r| {
+            Ok(Op::Rotate { input: r.value(input.index)?, rotary: r.rotary(options, &limits)? })
+        })
+    }
+
+    fn attend(
+        &mut self,
+        b: Resource<Recorder>,
+        query: Value,
+        key: Value,
+        value: Value,
+        options: Resource<AttentionData>,
+    ) -> Result<Value> {
+        let options = *self.table.get(&options)?;
+        let recorder = self.table.get_mut(&b)?;
+        let operands =
+            [recorder.value(query.index)?, recorder.value(key.index)?, recorder.value(value.index)?];
+        let results = recorder.attend(operands, options)?;
+        Ok(Value { index: results[0].as_u32() })
+    }
+
+    fn activate(&mut self, b: Resource<Recorder>, input: Value, name: String) -> Result<Value> {
+        self.one(&b, |r| {
+            let activation = Activation::from_name(&name).ok_or_else(|| {
+                let known: Vec<&str> = Activation::names().collect();
+                let (name, known) = (escape(&name), known.join(", "));
+                Rejection::Call(format!("activate: `{name}` is unknown; there are {known}"))
+            })?;
+            Ok(Op::Activate { input: r.value(input.index)?, activation })
+        })
+    }
+
+    fn add(&mut self, b: Resource<Recorder>, left: Value, right: Value) -> Result<Value> {
+        self.one(&b, |r| {
+            Ok(Op::Add { left: r.value(left.index)?, right: r.value(right.index)? })
+        })
+    }
+
+    fn multiply(&mut self, b: Resource<Recorder>, left: Value, right: Value) -> Result<Value> {
+        self.one(&b, |r| {
+            Ok(Op::Multiply { left: r.value(left.index)?, right: r.value(right.index)? })
+        })
+    }
+
+    fn drop(&mut self, builder: Resource<Recorder>) -> Result<()> {
+        self.table.delete(builder)?;
+        Ok(())
+    }
+}
