@@ -1,1 +1,140 @@
-//! Tests of what crosses rooms.
+//! What the tests share: where fixtures and models are, how to compile one, how near is near.
+
+use engraft_compile::BuildOptions;
+use engraft_convert::{Options, Pipeline};
+use engraft_engine::Engine;
+use engraft_files::OutputDir;
+use engraft_ir::DType;
+use engraft_runtime::{Generator, LoadOptions, Model, Request, evaluate};
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The folder of fixtures.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// The `llama` plugin: `cargo xtask plugins` builds it.
+pub fn llama() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins/llama.wasm");
+    let folders = std::env::var_os("ENGRAFT_PLUGINS");
+    let given = folders.iter().flat_map(std::env::split_paths).map(|f| f.join("llama.wasm"));
+    let path = given.chain([built]).find(|path| path.exists());
+    path.expect("llama.wasm is not built: run the tests by `cargo xtask test`")
+}
+
+/// A path that `cargo xtask test` prepares and hands over in an environment variable.
+pub fn prepared(variable: &str) -> PathBuf {
+    let path = std::env::var_os(variable).map(PathBuf::from);
+    path.unwrap_or_else(|| panic!("${variable} is not set: run the tests by `cargo xtask test`"))
+}
+
+/// Opens a model's pipeline with the `llama` plugin.
+pub fn pipeline(model: &Path, dtype: Option<DType>) -> Pipeline {
+    let plugin = Some(llama().to_string_lossy().into_owned());
+    let options = Options { model: model.to_path_buf(), plugin, dtype };
+    Pipeline::open(&options).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
+}
+
+/// Compiles a model into `out`.
+pub fn compile(model: &Path, dtype: Option<DType>, out: &Path) {
+    let pipeline = pipeline(model, dtype);
+    let dir = OutputDir::create(out, false).expect("a new directory");
+    pipeline.compile(BuildOptions::default(), dir.path(), &|_, _| {}).expect("compiles");
+    dir.commit().expect("commits");
+}
+
+/// Compiles a model into a temporary directory and opens the engine.
+pub fn engine(model: &Path, dtype: Option<DType>) -> Arc<Engine> {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let out = folder.path().join("engine");
+    compile(model, dtype, &out);
+    // The mapping outlives the file's name.
+    Arc::new(Engine::open(&out).expect("opens"))
+}
+
+/// Loads an engine.
+pub fn load(engine: &Arc<Engine>, options: &LoadOptions) -> Model {
+    Model::load(engine.clone(), options).expect("loads")
+}
+
+/// All logits of one prompt, by itself.
+pub fn logits(model: &mut Model, prompt: &[u32]) -> Vec<f32> {
+    evaluate::logits(model, &[prompt.to_vec()]).expect("runs").remove(0)
+}
+
+/// Greedy continuations of prompts, in one batch; no token ends them.
+pub fn greedy(model: &mut Model, prompts: &[Vec<u32>], steps: usize) -> Vec<Vec<u32>> {
+    let mut generator = Generator::new(model, None);
+    for prompt in prompts {
+        let (prompt, max_output_len) = (prompt.clone(), Some(steps));
+        let request = Request { prompt, max_output_len, ..Request::default() };
+        generator.submit(request).expect("fits");
+    }
+    generator.run(|_| {}).expect("runs").into_iter().map(|answer| answer.ids).collect()
+}
+
+/// What a golden expects.
+pub struct Golden {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Three prompts.
+    pub prompts: Vec<Vec<u32>>,
+    /// Of each prompt, the logits of every position.
+    pub logits: Vec<Vec<f32>>,
+    /// Of each prompt, its greedy continuation.
+    pub greedy: Vec<Vec<u32>>,
+}
+
+/// Every golden of the fixtures, in order of their names.
+pub fn goldens() -> Vec<Golden> {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(fixtures().join("golden"))
+        .expect("the goldens")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
+    folders.sort();
+    folders.into_iter().map(golden).collect()
+}
+
+/// One golden.
+pub fn golden(path: PathBuf) -> Golden {
+    let bytes = std::fs::read(path.join("expected.safetensors")).expect("expected.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let all = |stem: &str| (0..3).map(|k| tensors.tensor(&format!("{stem}_{k}")).expect("there").data());
+    Golden {
+        prompts: all("prompt").map(ids).collect(),
+        logits: all("logits").map(floats).collect(),
+        greedy: all("greedy").map(ids).collect(),
+        path,
+    }
+}
+
+/// Little-endian I32 as token ids.
+pub fn ids(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// Little-endian F32.
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+/// The relative L2 distance `‖got − want‖ / ‖want‖`.
+pub fn distance(got: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(got.len(), want.len(), "as many logits");
+    let pairs = got.iter().zip(want).map(|(&g, &w)| (f64::from(g), f64::from(w)));
+    let (apart, size) = pairs.fold((0.0, 0.0), |(a, s), (g, w)| (a + (g - w).powi(2), s + w * w));
+    (apart / size).sqrt()
+}
+
+/// A copy of a folder of plain files.
+pub fn copied(from: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name");
+        std::fs::copy(&path, folder.path().join(name)).expect("copied");
+    }
+    folder
+}

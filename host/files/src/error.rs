@@ -27,6 +27,12 @@ pub enum FileError {
         /// The directory.
         path: PathBuf,
     },
+    /// An output file is there already.
+    #[error("{} is there already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// A directory is needed where there is something else.
     #[error("{} is not a directory", path.display())]
     NotADirectory {
@@ -111,6 +117,7 @@ impl Diagnostic for FileError {
             },
             FileError::NotEmpty { .. } => 14,
             FileError::NotADirectory { .. } => 15,
+            FileError::Exists { .. } => 21,
             FileError::NotOurs { .. } => 16,
             FileError::NoName { .. } => 17,
             FileError::TooLarge { .. } => 18,
@@ -129,6 +136,7 @@ impl Diagnostic for FileError {
             FileError::NotEmpty { .. }
             | FileError::NotADirectory { .. }
             | FileError::NotOurs { .. }
+            | FileError::Exists { .. }
             | FileError::NoName { .. } => Fault::Usage,
             FileError::TooLarge { .. } => Fault::Input,
             FileError::Interrupted => Fault::Interrupt,
@@ -141,6 +149,7 @@ impl Diagnostic for FileError {
             FileError::Io { path, .. }
             | FileError::NotEmpty { path }
             | FileError::NotADirectory { path }
+            | FileError::Exists { path }
             | FileError::NotOurs { path, .. }
             | FileError::NoName { path }
             | FileError::TooLarge { path, .. }
@@ -165,6 +174,7 @@ impl Diagnostic for FileError {
             FileError::NotEmpty { .. } => {
                 "choose another directory, or pass --force to replace this one"
             }
+            FileError::Exists { .. } => "choose another path, or pass --force to replace it",
             FileError::NotADirectory { .. } => "choose a path where a directory is, or nothing yet",
             FileError::NotOurs { .. } => "choose another directory, or remove this one yourself",
             FileError::NoName { .. } => "give the path of a directory, such as `out/model`",

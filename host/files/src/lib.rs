@@ -12,10 +12,12 @@ mod error;
 pub mod header;
 pub mod interrupt;
 pub mod output;
+mod output_file;
 pub mod read;
 pub mod writer;
 
 pub use error::FileError;
 pub use header::{Header, HeaderError, TensorEntry};
 pub use output::OutputDir;
+pub use output_file::OutputFile;
 pub use writer::SafetensorsWriter;

@@ -1,0 +1,74 @@
+//! What the commands' flags share.
+
+use crate::error::Usage;
+use engraft_ir::DType;
+use std::ffi::OsString;
+
+/// The command line with `-` inside the names of long flags made `_`, so that both spellings
+/// are one: `--model-dir X` and `--model_dir=X`. What stands behind a lone `--` stays.
+pub fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut literal = false;
+    args.map(|arg| {
+        literal |= arg == "--";
+        match arg.to_str() {
+            Some(text) if !literal && text.starts_with("--") => {
+                let (name, value) = match text.split_once('=') {
+                    Some((name, value)) => (name, Some(value)),
+                    None => (text, None),
+                };
+                let name = format!("--{}", name[2..].replace('-', "_"));
+                match value {
+                    Some(value) => format!("{name}={value}").into(),
+                    None => name.into(),
+                }
+            }
+            _ => arg,
+        }
+    })
+    .collect()
+}
+
+/// `--dtype`: `None` is `auto`, the source's own.
+pub fn dtype(name: &str) -> Result<Option<DType>, Usage> {
+    match name {
+        "auto" => Ok(None),
+        name => match DType::from_config_name(name) {
+            Some(dtype @ (DType::F32 | DType::F16 | DType::BF16)) => Ok(Some(dtype)),
+            _ => Err(Usage::new(format!("--dtype {name}: no such type"))
+                .help("take auto, float32, float16 or bfloat16")),
+        },
+    }
+}
+
+/// Flags of whatever takes a plugin.
+#[derive(clap::Args)]
+pub struct PluginArgs {
+    /// The architecture's plugin: a path, or the name of one beside the executable or in
+    /// $ENGRAFT_PLUGINS. Without it, found by the model's `architectures`.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub plugin: Option<String>,
+}
+
+/// Flags of whatever writes an output directory.
+#[derive(clap::Args)]
+pub struct OutputArgs {
+    /// Where to write. It appears whole or not at all.
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: std::path::PathBuf,
+    /// Replace what is there.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dashes_and_underscores_are_alike_in_flags_only() {
+        let given = ["engraft", "--model-dir", "a-b", "--input-text=x-y", "-h", "--", "--c-d"];
+        let wanted = ["engraft", "--model_dir", "a-b", "--input_text=x-y", "-h", "--", "--c-d"];
+        let got = normalized(given.iter().map(OsString::from));
+        assert_eq!(got, wanted.map(OsString::from));
+    }
+}

@@ -1,0 +1,50 @@
+//! `engraft compile`: a model to an engine in one pass.
+
+use crate::args::{OutputArgs, PluginArgs, dtype};
+use crate::commands::build::BuildArgs;
+use crate::commands::convert::{open, report};
+use crate::progress;
+use anyhow::Result;
+use clap::Args;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Compiles a model into an engine, in one pass.
+///
+/// The same as `convert` and then `build`, without the checkpoint on disk; the engine's bytes
+/// are the same either way.
+#[derive(Args)]
+#[command(rename_all = "snake_case")]
+pub struct Compile {
+    #[command(flatten)]
+    plugin: PluginArgs,
+    /// A HuggingFace model's directory, or a GGUF file.
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    model_dir: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+    /// Element type of the weights: auto (the model's own), float32, float16, bfloat16.
+    #[arg(long, default_value = "auto")]
+    dtype: String,
+    #[command(flatten)]
+    build: BuildArgs,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Compile {
+    pub fn run(self) -> Result<ExitCode> {
+        let start = Instant::now();
+        let out = engraft_files::OutputDir::create(&self.output.output_dir, self.output.force)?;
+        let pipeline = open(&self.plugin, &self.model_dir, dtype(&self.dtype)?)?;
+        let bar = progress::Bytes::new("writing engine");
+        let built = pipeline.compile(self.build.options(), out.path(), &|done, total| {
+            bar.set(done, total);
+        })?;
+        drop(bar);
+        out.commit()?;
+        report(&pipeline, "engine", &self.output.output_dir, built.bytes, start, self.json)
+    }
+}

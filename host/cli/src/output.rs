@@ -1,0 +1,51 @@
+//! What commands print: text for a person, or one JSON value.
+
+use anyhow::Result;
+use std::io::Write;
+
+/// Writes to standard output; a closed pipe is an error that ends the command quietly.
+pub fn text(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// One JSON value, on lines of its own.
+pub fn json(value: &serde_json::Value) -> Result<()> {
+    text(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// `270.3 MB`: decimal, as disks are sold and as `ls --si` shows.
+pub fn bytes(n: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+/// Rows of two columns, the first padded.
+pub fn table(rows: &[(String, String)]) -> String {
+    let width = rows.iter().map(|r| r.0.chars().count()).max().unwrap_or(0);
+    rows.iter()
+        .map(|(name, value)| {
+            let pad = " ".repeat(width - name.chars().count());
+            format!("  {name}{pad}  {value}\n")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_decimal() {
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(269_060_352), "269.1 MB");
+    }
+}

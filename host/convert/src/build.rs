@@ -1,0 +1,104 @@
+//! From a checkpoint to an engine: the second half of the pipeline, alone.
+
+use crate::model::{Described, describe};
+use crate::pipeline::find_plugin;
+use crate::{ConvertError, display_name, provenance};
+use engraft_checkpoint::{CONFIG_FILE, Config, Reader, WEIGHTS_FILE};
+use engraft_compile::{BuildOptions, Built};
+use engraft_ir::{DType, Graph};
+use engraft_plugin::Plugin;
+use engraft_weights::Provider;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// A checkpoint with its plugin and graph; nothing is written yet.
+#[derive(Debug)]
+pub struct Checkpoint {
+    reader: Reader,
+    plugin: Plugin,
+    graph: Graph,
+    provenance: Value,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint, whoever wrote it, and asks the plugin of its architecture for the graph.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the checkpoint, the plugin, or the two together.
+    pub fn open(directory: &Path, plugin: Option<&str>) -> Result<Checkpoint, ConvertError> {
+        let reader = Reader::open(directory)?;
+        let config = reader.config();
+        let path = directory.join(CONFIG_FILE).display().to_string();
+        let plugin = find_plugin(plugin, std::slice::from_ref(&config.architecture), &path)?;
+        let mut session = plugin.session()?;
+        let dialect = plugin.identity().dialects.first().cloned().unwrap_or_default();
+        let dtype = |name: &str| reader.get(name).map_or(config.dtype, |supply| supply.dtype);
+        let described =
+            describe(&mut session, &display_name(&plugin), config, path, &dialect, &dtype)?;
+        let Described { graph, .. } = described;
+        let expected: Vec<_> =
+            graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
+        reader.expect(&expected)?;
+        let provenance = provenance_of(&reader, &plugin, directory)?;
+        Ok(Checkpoint { reader, plugin, graph, provenance })
+    }
+
+    /// The checkpoint's config.
+    pub fn config(&self) -> &Config {
+        self.reader.config()
+    }
+
+    /// The graph as the plugin wrote it, before any pass.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// `llama 0.1.0`
+    pub fn plugin(&self) -> String {
+        display_name(&self.plugin)
+    }
+
+    /// Streams the engine into a directory.
+    ///
+    /// # Errors
+    /// Weights that cannot be read or hold NaN; files that cannot be written.
+    pub fn build(
+        &self,
+        build: BuildOptions,
+        directory: &Path,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Built, ConvertError> {
+        Ok(engraft_compile::build(engraft_compile::Input {
+            graph: self.graph.clone(),
+            provider: &self.reader,
+            config: self.reader.config(),
+            build,
+            provenance: &self.provenance,
+            text_files: self.reader.text_files(),
+            directory,
+            progress,
+        })?)
+    }
+}
+
+/// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
+/// beside it where it is another. A checkpoint that says nothing is itself the source.
+fn provenance_of(reader: &Reader, plugin: &Plugin, directory: &Path) -> Result<Value, ConvertError> {
+    let ours = provenance::of_plugin(plugin);
+    match reader.provenance() {
+        Some(known) => {
+            let mut known = known.clone();
+            if known.get("plugin") != Some(&ours)
+                && let Some(map) = known.as_object_mut()
+            {
+                map.insert("graph_plugin".into(), ours);
+            }
+            Ok(known)
+        }
+        None => {
+            let files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| directory.join(name));
+            let dtype = DType::config_name(reader.config().dtype);
+            provenance::of_source(plugin, "checkpoint", &files, json!({ "dtype": dtype }))
+        }
+    }
+}

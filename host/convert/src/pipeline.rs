@@ -1,0 +1,264 @@
+//! From a source to a checkpoint or an engine.
+
+use crate::model::{Described, base_fields, describe};
+use crate::{ConvertError, display_name, model, provenance};
+use engraft_checkpoint::{CheckpointError, Config};
+use engraft_compile::{BuildOptions, Built};
+use engraft_files::FileError;
+use engraft_ir::{DType, Graph, PlaceKind};
+use engraft_plugin::{Field, Limits, Plugin, Session, Shelf, nest, resolve, unread};
+use engraft_source::Source;
+use engraft_weights::{Parameter, Plan};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+
+/// What to convert, and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A HuggingFace directory or a GGUF file.
+    pub model: PathBuf,
+    /// A plugin's path or name; `None` finds one by the model's architecture.
+    pub plugin: Option<String>,
+    /// The weights' element type; `None` is the source's own.
+    pub dtype: Option<DType>,
+}
+
+/// A model, understood and planned; nothing is written yet.
+#[derive(Debug)]
+pub struct Pipeline {
+    source: Source,
+    plugin: Plugin,
+    config: Config,
+    graph: Graph,
+    parameters: Vec<(PlaceKind, Parameter)>,
+    left_out: Vec<(String, String)>,
+    unread: Vec<String>,
+    unused: Vec<(String, String)>,
+    provenance: Value,
+    cost: (u64, usize),
+}
+
+impl Pipeline {
+    /// Reads headers, finds the plugin, settles the config, plans every weight.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the model, the plugin, or the two together.
+    pub fn open(options: &Options) -> Result<Pipeline, ConvertError> {
+        let source = Source::open(&options.model)?;
+        let plugin = find_plugin(
+            options.plugin.as_deref(),
+            &source.architectures(),
+            &source.path().display().to_string(),
+        )?;
+        let name = display_name(&plugin);
+        let dialect = source.dialect();
+        if !plugin.identity().dialects.iter().any(|d| d == dialect) {
+            let dialects = plugin.identity().dialects.join(", ");
+            return Err(ConvertError::Dialect { plugin: name, dialects, dialect: dialect.into() });
+        }
+        let mut session = plugin.session()?;
+        let dtype = options.dtype.unwrap_or_else(|| source.dtype());
+        let (config, unread) = configure(&mut session, &name, &source, dtype)?;
+        let path = source.config_path().display().to_string();
+        let described = describe(&mut session, &name, &config, path, dialect, &|_| dtype)?;
+        let Described { parameters, left_out, graph } = described;
+        let cost = (session.fuel_used(), session.memory_peak());
+        let unused = Plan::new(&source, &parameters, dtype, &left_out)?.left_out().to_vec();
+        let options = json!({ "dtype": dtype.config_name() });
+        let provenance = provenance::of_source(&plugin, dialect, source.files(), options)?;
+        Ok(Pipeline {
+            source,
+            plugin,
+            config,
+            graph,
+            parameters,
+            left_out,
+            unread,
+            unused,
+            provenance,
+            cost,
+        })
+    }
+
+    /// What is converted.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// `llama 0.1.0`
+    pub fn plugin(&self) -> String {
+        display_name(&self.plugin)
+    }
+
+    /// Asks the plugin everything again, in fresh sessions and in another order.
+    ///
+    /// # Errors
+    /// Where two answers differ.
+    pub fn check_determinism(&self) -> Result<(), ConvertError> {
+        let own = self.plugin.session()?.fields()?;
+        let settings = model::settings(&self.config, &own)?;
+        let dialect = self.source.dialect();
+        match self.plugin.check_determinism(dialect, &settings)? {
+            Ok(()) => Ok(()),
+            Err(refusal) => {
+                let config = self.source.config_path().display().to_string();
+                Err(ConvertError::Refused { refusal, config })
+            }
+        }
+    }
+
+    /// What asking the plugin took: instructions, and bytes of its memory.
+    pub fn cost(&self) -> (u64, usize) {
+        self.cost
+    }
+
+    /// How every weight comes out of the source.
+    fn plan(&self) -> Result<Plan<'_>, ConvertError> {
+        Ok(Plan::new(&self.source, &self.parameters, self.config.dtype, &self.left_out)?)
+    }
+
+    /// The checkpoint's config.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The graph as the plugin wrote it, before any pass.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Config keys that nobody read and that may matter.
+    pub fn unread(&self) -> &[String] {
+        &self.unread
+    }
+
+    /// Source tensors that are left out, each with the plugin's reason.
+    pub fn unused_tensors(&self) -> &[(String, String)] {
+        &self.unused
+    }
+
+    /// How many numbers the model has; tied ones count once.
+    pub fn parameters(&self) -> u64 {
+        let own = self.graph.weights.values().filter(|w| w.tied.is_none());
+        own.map(|w| w.shape().iter().product::<u64>()).sum()
+    }
+
+    /// Streams the checkpoint into a directory. Returns its rank file's bytes.
+    ///
+    /// # Errors
+    /// Weights that cannot be read, hold NaN or do not fit the type; files that cannot be written.
+    pub fn write_checkpoint(
+        &self,
+        directory: &Path,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<u64, ConvertError> {
+        engraft_checkpoint::write(
+            directory,
+            &self.config,
+            &self.plan()?,
+            self.source.text_files(),
+            &self.provenance,
+            progress,
+        )?;
+        let weights = directory.join(engraft_checkpoint::WEIGHTS_FILE);
+        let written = std::fs::metadata(&weights).map_err(FileError::io("read", &weights))?;
+        Ok(written.len())
+    }
+
+    /// Streams the engine into a directory, with no checkpoint on disk.
+    ///
+    /// # Errors
+    /// As [`Pipeline::write_checkpoint`].
+    pub fn compile(
+        &self,
+        build: BuildOptions,
+        directory: &Path,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Built, ConvertError> {
+        Ok(engraft_compile::build(engraft_compile::Input {
+            graph: self.graph.clone(),
+            provider: &self.plan()?,
+            config: &self.config,
+            build,
+            provenance: &self.provenance,
+            text_files: self.source.text_files(),
+            directory,
+            progress,
+        })?)
+    }
+}
+
+/// The plugin by name, or by the first architecture that one knows.
+pub(crate) fn find_plugin(
+    named: Option<&str>,
+    architectures: &[String],
+    model: &str,
+) -> Result<Plugin, ConvertError> {
+    let shelf = Shelf::standard();
+    let limits = Limits::default();
+    let Some(name) = named else {
+        let Some(first) = architectures.first() else {
+            return Err(ConvertError::NoArchitecture { path: model.into() });
+        };
+        return Ok(shelf.for_architecture(first, &limits)?);
+    };
+    let plugin = Plugin::load(&shelf.find(name)?, &limits)?;
+    let accepts = &plugin.identity().accepts;
+    match architectures.first() {
+        Some(first) if !accepts.contains(first) => Err(ConvertError::NotItsOwn {
+            plugin: display_name(&plugin),
+            architecture: engraft_diagnostic::escape(first),
+            accepts: accepts.join(", "),
+        }),
+        _ => Ok(plugin),
+    }
+}
+
+/// The source's config as a checkpoint's, and the keys that nobody read.
+fn configure(
+    session: &mut Session,
+    plugin: &str,
+    source: &Source,
+    dtype: DType,
+) -> Result<(Config, Vec<String>), ConvertError> {
+    let dialect = source.dialect();
+    let declared = session.source_fields(dialect)?;
+    let has_tensor = |name: &str| source.tensors().contains_key(name);
+    let (settings, read) = resolve(&declared, source.config(), &has_tensor)?;
+    let unread = unread(source.config(), &read, &source.ignorable_keys());
+
+    let own = session.fields()?;
+    let configured = match session.configure(dialect, &settings)? {
+        Ok(configured) => configured,
+        Err(refusal) => {
+            let config = source.config_path().display().to_string();
+            return Err(ConvertError::Refused { refusal, config });
+        }
+    };
+    let first = |path: &str| path.split('.').next().unwrap_or(path).to_string();
+    let known: Vec<String> =
+        base_fields().iter().chain(&own).map(|field| first(&field.path)).collect();
+    if let Some(stray) = configured.iter().find(|s| !known.contains(&first(&s.path))) {
+        return Err(ConvertError::Undeclared {
+            plugin: plugin.to_string(),
+            field: engraft_diagnostic::escape(&stray.path),
+        });
+    }
+    let mut json = nest(&configured);
+    if let Some(architecture) = source.architectures().first() {
+        json.entry("architecture").or_insert_with(|| architecture.as_str().into());
+    }
+    json.insert("dtype".into(), dtype.config_name().into());
+    fill(&mut json, &own)?;
+    let config = Config::from_json(&Value::Object(json)).map_err(CheckpointError::from)?;
+    Ok((config, unread))
+}
+
+/// Gives the plugin's own fields their declared defaults, so that the checkpoint says all.
+fn fill(json: &mut Map<String, Value>, own: &[Field]) -> Result<(), ConvertError> {
+    let (settings, _) = resolve(own, &Value::Object(json.clone()), &|_| false)?;
+    for (key, value) in nest(&settings) {
+        json.entry(key).or_insert(value);
+    }
+    Ok(())
+}
