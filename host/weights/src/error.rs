@@ -4,6 +4,7 @@ use crate::origin::OriginError;
 use engraft_diagnostic::{Code, Diagnostic, Fault};
 use engraft_files::FileError;
 use engraft_ir::DType;
+use engraft_source::SourceError;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -158,6 +159,9 @@ pub enum WeightError {
         /// The name asked for.
         parameter: String,
     },
+    /// The source could not be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// A file could not be read or written, or the run was interrupted.
     #[error(transparent)]
     File(#[from] FileError),
@@ -178,6 +182,7 @@ impl Diagnostic for WeightError {
             WeightError::Overflow { .. } => 310,
             WeightError::TooLarge { .. } => 311,
             WeightError::Unknown { .. } => 312,
+            WeightError::Source(e) => return e.code(),
             WeightError::File(e) => return e.code(),
         })
     }
@@ -196,6 +201,7 @@ impl Diagnostic for WeightError {
             | WeightError::TiedToNothing { .. }
             | WeightError::Glob { .. } => Fault::Plugin,
             WeightError::Unknown { .. } => Fault::Bug,
+            WeightError::Source(e) => e.fault(),
             WeightError::File(e) => e.fault(),
         }
     }
@@ -219,6 +225,7 @@ impl Diagnostic for WeightError {
                 Some(format!("`{parameter}`"))
             }
             WeightError::Glob { .. } | WeightError::Unknown { .. } => None,
+            WeightError::Source(e) => e.location(),
             WeightError::File(e) => e.location(),
         }
     }
@@ -267,6 +274,7 @@ impl Diagnostic for WeightError {
             }
             WeightError::TooLarge { .. } => "use --dtype float32".to_owned(),
             WeightError::Unknown { .. } => "report this as a bug, with the command".to_owned(),
+            WeightError::Source(e) => return e.help(),
             WeightError::File(e) => return e.help(),
         })
     }

@@ -12,12 +12,19 @@
 //!   the nearest, ties to even; arithmetic is in `f32`, in an order that no thread count changes;
 //! - a NaN or an infinity never passes, wherever it came from.
 
+mod arithmetic;
+mod cast;
 mod error;
+mod finite;
+mod moves;
 mod origin;
+mod plan;
 mod provider;
+mod steps;
+mod stream;
 
 pub use error::{Listing, WeightError};
-pub use origin::{
-    Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, full_name,
-};
+pub use finite::finite;
+pub use origin::{Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, full_name};
+pub use plan::Plan;
 pub use provider::{Provider, Supply};

@@ -181,8 +181,7 @@ impl Joint {
             return Err(OriginError::NoAxes { tensor: first.tensor.clone() });
         }
         let at = self.axis as usize;
-        let mut axes: Vec<Axis> =
-            first.axes.iter().map(|s| Axis::new(s.size, s.meaning)).collect();
+        let mut axes: Vec<Axis> = first.axes.iter().map(|s| Axis::new(s.size, s.meaning)).collect();
         for part in rest.iter().chain((at >= axes.len()).then_some(first)) {
             let fits = at < first.axes.len()
                 && part.axes.len() == first.axes.len()
