@@ -179,7 +179,9 @@ fn apply(
             match after.last_mut() {
                 Some(width) if *width == inner => *width = outer,
                 _ => {
-                    return Err(format!("`{name}` is {factor:?}, which does not fit the last axis"));
+                    return Err(format!(
+                        "`{name}` is {factor:?}, which does not fit the last axis"
+                    ));
                 }
             }
             match after.iter().try_fold(1u64, |n, &d| n.checked_mul(d)) {

@@ -1,0 +1,292 @@
+//! Checkpoints written and read back, and what is turned down.
+
+use super::*;
+use crate::write;
+use engraft_diagnostic::{Diagnostic, Fault};
+use engraft_ir::DType;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+
+/// Parameters in memory: name, shape, `f32` elements, what it is tied to.
+struct Memory {
+    names: Vec<String>,
+    supplies: BTreeMap<String, Supply>,
+    bytes: BTreeMap<String, Vec<u8>>,
+}
+
+impl Memory {
+    fn new() -> Memory {
+        Memory { names: Vec::new(), supplies: BTreeMap::new(), bytes: BTreeMap::new() }
+    }
+
+    fn with(mut self, name: &str, shape: &[u64], tied: Option<&str>) -> Memory {
+        let seed = if tied.is_some() { 0 } else { self.names.len() as u64 };
+        let count: u64 = shape.iter().product();
+        let values = (0..count).map(|i| (i * 31 + seed * 7) as f32 / 16.0);
+        let bytes = values.flat_map(f32::to_le_bytes).collect();
+        let axes = shape.iter().map(|&n| Axis::new(n, Meaning::Plain)).collect();
+        let supply = Supply { dtype: DType::F32, axes, tied: tied.map(str::to_owned) };
+        self.names.push(name.to_owned());
+        self.supplies.insert(name.to_owned(), supply);
+        self.bytes.insert(name.to_owned(), bytes);
+        self
+    }
+
+    /// A model of two blocks in the order of its places, which is not that of the alphabet.
+    fn model() -> Memory {
+        Memory::new()
+            .with(EMBEDDING, &[10, 4], None)
+            .with("transformer.layers.0.mlp.fc.weight", &[3, 4], None)
+            .with("transformer.layers.0.input_layernorm.weight", &[4], None)
+            .with("transformer.layers.10.input_layernorm.weight", &[4], None)
+            .with("transformer.ln_f.weight", &[4], None)
+            .with(HEAD, &[10, 4], Some(EMBEDDING))
+    }
+}
+
+impl Provider for Memory {
+    fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn get(&self, name: &str) -> Option<&Supply> {
+        self.supplies.get(name)
+    }
+
+    fn stream(
+        &self,
+        name: &str,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
+    ) -> Result<(), WeightError> {
+        for piece in self.bytes[name].chunks(24) {
+            sink(piece)?;
+        }
+        Ok(())
+    }
+}
+
+fn config(own: Value) -> Config {
+    let mut value = json!({
+        "architecture": "LlamaForCausalLM", "dtype": "float32", "hidden_size": 4,
+        "num_hidden_layers": 2, "num_attention_heads": 1,
+    });
+    value.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+    Config::from_json(&value).unwrap()
+}
+
+fn tied() -> Config {
+    config(json!({"tie_word_embeddings": true, "rotary_scaling": {"factor": 2.0}}))
+}
+
+fn written(config: &Config, model: &Memory) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let texts = BTreeMap::from([("tokenizer.json".to_owned(), b"{}".to_vec())]);
+    let provenance = json!({"source": "model", "plugin": {"name": "llama"}});
+    write(directory.path(), config, model, &texts, &provenance, &|_, _| ()).unwrap();
+    directory
+}
+
+fn stream(provider: &dyn Provider, name: &str) -> Result<Vec<u8>, WeightError> {
+    let mut out = Vec::new();
+    provider.stream(name, &mut |bytes| {
+        out.extend_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+/// A directory with a weight file of other tensors, as another tool would write it.
+fn foreign(config: &Config, tensors: &[(&str, &[usize], Vec<f32>)]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes: Vec<Vec<u8>> = tensors
+        .iter()
+        .map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap())
+    });
+    let path = directory.path();
+    safetensors::serialize_to_file(views, None, &path.join(WEIGHTS_FILE)).unwrap();
+    std::fs::write(path.join(CONFIG_FILE), config.to_json().to_string()).unwrap();
+    directory
+}
+
+fn open_error(directory: &Path) -> CheckpointError {
+    Reader::open(directory).err().unwrap()
+}
+
+#[test]
+fn what_is_written_reads_back_bit_for_bit_and_in_the_order_of_places() {
+    let model = Memory::model();
+    let directory = written(&tied(), &model);
+    let mut reader = Reader::open(directory.path()).unwrap();
+    assert_eq!(reader.names(), model.names());
+    assert_eq!(*reader.config(), tied());
+    for piece in [8, 16, PIECE] {
+        reader.piece = piece;
+        for name in model.names() {
+            assert_eq!(stream(&reader, name).unwrap(), model.bytes[name], "{name}");
+            assert_eq!(reader.get(name), model.get(name));
+        }
+    }
+    assert_eq!(reader.text_files()["tokenizer.json"], b"{}");
+    assert_eq!(reader.provenance().unwrap()["plugin"]["name"], "llama");
+    assert_eq!(reader.digests().len(), 6);
+    assert_eq!(reader.verify().unwrap(), 6);
+    assert!(matches!(stream(&reader, "x"), Err(WeightError::Unknown { .. })));
+}
+
+#[test]
+fn the_weight_file_is_plain_and_holds_a_tied_head_as_well() {
+    let directory = written(&tied(), &Memory::model());
+    let bytes = std::fs::read(directory.path().join(WEIGHTS_FILE)).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.len(), 6);
+    assert_eq!(file.tensor(HEAD).unwrap().data(), file.tensor(EMBEDDING).unwrap().data());
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(metadata.metadata().as_ref().unwrap()["format"], "pt");
+}
+
+#[test]
+fn the_same_model_gives_the_same_bytes() {
+    let (one, two) = (written(&tied(), &Memory::model()), written(&tied(), &Memory::model()));
+    for name in [CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, "tokenizer.json"] {
+        let read =
+            |directory: &tempfile::TempDir| std::fs::read(directory.path().join(name)).unwrap();
+        assert_eq!(read(&one), read(&two), "{name}");
+    }
+}
+
+#[test]
+fn progress_ends_where_it_said_it_would() {
+    let directory = tempfile::tempdir().unwrap();
+    let heard = std::cell::RefCell::new(Vec::new());
+    let note = |done, total| heard.borrow_mut().push((done, total));
+    let texts = BTreeMap::new();
+    write(directory.path(), &tied(), &Memory::model(), &texts, &Value::Null, &note).unwrap();
+    let heard = heard.into_inner();
+    let total = 4 * (40 + 12 + 4 + 4 + 4 + 40);
+    assert_eq!((heard[0], heard[heard.len() - 1]), ((0, total), (total, total)));
+    assert!(heard.windows(2).all(|pair| pair[0].0 < pair[1].0));
+}
+
+#[test]
+fn a_tied_head_may_be_absent_or_the_embedding_but_nothing_else() {
+    let table: Vec<f32> = (0..8).map(|i| i as f32).collect();
+    let head = |values: Vec<f32>, shape: &'static [usize]| {
+        foreign(&tied(), &[(EMBEDDING, &[4, 2], table.clone()), (HEAD, shape, values)])
+    };
+    let absent = foreign(&tied(), &[(EMBEDDING, &[4, 2], table.clone())]);
+    let same = head(table.clone(), &[4, 2]);
+    for directory in [absent, same] {
+        let reader = Reader::open(directory.path()).unwrap();
+        assert_eq!(reader.names(), [EMBEDDING, HEAD]);
+        assert_eq!(reader.get(HEAD).unwrap().tied.as_deref(), Some(EMBEDDING));
+        assert_eq!(stream(&reader, HEAD).unwrap(), stream(&reader, EMBEDDING).unwrap());
+        let shape = vec![4, 2];
+        let expected = [(EMBEDDING.to_owned(), shape.clone()), (HEAD.to_owned(), shape)];
+        assert!(reader.expect(&expected).is_ok());
+    }
+    let mut other = table.clone();
+    other[5] = -1.0;
+    let error = open_error(head(other, &[4, 2]).path());
+    assert!(error.to_string().ends_with("row 2 is another"), "{error}");
+    let error = open_error(head(table.clone(), &[2, 4]).path());
+    assert!(error.to_string().contains("it is f32 [2, 4], not f32 [4, 2]"), "{error}");
+}
+
+#[test]
+fn all_tensors_that_do_not_fit_are_listed_at_once() {
+    let directory = foreign(
+        &config(json!({})),
+        &[
+            (EMBEDDING, &[2, 2], vec![0.0; 4]),
+            ("transformer.layers.0.stray", &[1], vec![0.0]),
+            ("transformer.layers.0.attention.alibi_slopes", &[1], vec![0.0]),
+            ("rotary_inv_freq", &[1], vec![0.0]),
+        ],
+    );
+    let reader = Reader::open(directory.path()).unwrap();
+    let expected = [(EMBEDDING.to_owned(), vec![2, 3]), (HEAD.to_owned(), vec![2, 3])];
+    let error = reader.expect(&expected).unwrap_err();
+    assert!(error.to_string().contains("1 missing, 1 superfluous, 1 of another"), "{error}");
+    let location = error.location().unwrap();
+    for line in [
+        "`lm_head.weight` [2, 3]",
+        "`transformer.layers.0.stray` [1]",
+        "`transformer.vocab_embedding.weight` [2, 2], not [2, 3]",
+    ] {
+        assert!(location.contains(line), "{location}");
+    }
+}
+
+#[test]
+fn a_foreign_checkpoint_has_no_provenance_and_its_nans_are_found() {
+    let mut values = vec![0.5; 12];
+    values[7] = f32::NAN;
+    let directory = foreign(&config(json!({})), &[(EMBEDDING, &[4, 3], values)]);
+    let mut reader = Reader::open(directory.path()).unwrap();
+    assert_eq!(reader.provenance(), None);
+    assert!(matches!(reader.verify(), Err(CheckpointError::NoDigests { .. })));
+    for piece in [8, PIECE] {
+        reader.piece = piece;
+        let error = stream(&reader, EMBEDDING).unwrap_err();
+        assert_eq!(error.to_string(), format!("`{EMBEDDING}`[2, 1] is NaN"));
+        assert!(error.location().unwrap().ends_with(WEIGHTS_FILE));
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_found_and_named() {
+    let directory = written(&tied(), &Memory::model());
+    let path = directory.path().join(WEIGHTS_FILE);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() - 40 * 4 - 2; // in the norm before the head
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = Reader::open(directory.path()).unwrap().verify().unwrap_err();
+    assert_eq!(error.fault(), Fault::Check);
+    assert!(error.location().unwrap().ends_with("\n`transformer.ln_f.weight`"), "{error:?}");
+}
+
+#[test]
+fn what_is_missing_or_malformed_is_named_by_its_file() {
+    let directory = written(&tied(), &Memory::model());
+    let config_path = directory.path().join(CONFIG_FILE);
+    let good = std::fs::read_to_string(&config_path).unwrap();
+
+    std::fs::write(&config_path, "{\"architecture\": ").unwrap();
+    let error = open_error(directory.path());
+    assert!(matches!(error, CheckpointError::Malformed { .. }), "{error}");
+
+    std::fs::write(&config_path, good.replace("\"hidden_size\": 4", "\"hidden_size\": \"4\""))
+        .unwrap();
+    let error = open_error(directory.path());
+    let location = error.location().unwrap();
+    assert!(location.ends_with("config.json, `hidden_size`"), "{location}");
+
+    let quantised = good.replace("\"quant_algo\": null", "\"quant_algo\": \"FP8\"");
+    std::fs::write(&config_path, quantised).unwrap();
+    assert!(open_error(directory.path()).to_string().contains("quantised with FP8"));
+
+    std::fs::write(&config_path, &good).unwrap();
+    std::fs::write(directory.path().join(RECORD_FILE), "{\"format\": 9}").unwrap();
+    let error = open_error(directory.path());
+    assert!(matches!(error, CheckpointError::Malformed { .. }), "{error}");
+    std::fs::remove_file(directory.path().join(RECORD_FILE)).unwrap();
+    std::fs::remove_file(directory.path().join(WEIGHTS_FILE)).unwrap();
+    assert_eq!(open_error(directory.path()).fault(), Fault::Input);
+    std::fs::remove_file(&config_path).unwrap();
+    assert!(open_error(directory.path()).to_string().contains("config.json"));
+}
+
+#[test]
+fn a_provider_that_gives_too_few_bytes_leaves_no_finished_file() {
+    let mut model = Memory::model();
+    model.bytes.get_mut(EMBEDDING).unwrap().truncate(8);
+    let directory = tempfile::tempdir().unwrap();
+    let texts = BTreeMap::new();
+    let result = write(directory.path(), &tied(), &model, &texts, &Value::Null, &|_, _| ());
+    assert!(matches!(result, Err(CheckpointError::File(FileError::Misuse { .. }))));
+    assert!(!directory.path().join(CONFIG_FILE).exists());
+}
