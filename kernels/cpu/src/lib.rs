@@ -1,1 +1,45 @@
 //! CPU kernels: a plain reference, AVX2 and AVX-512, chosen at run time.
+//!
+//! A forward pass is data: a list of [`Step`]s over one arena of floats, which an [`Executor`]
+//! runs on a [`Pool`] of threads with a barrier after each step. Steps are checked before any
+//! of them runs, so the interface is safe; what is not safe is inside.
+//!
+//! # Promises
+//! - **A row's result is the same, bit for bit,** whatever other rows are in the batch, whichever
+//!   thread computes it and however work is divided. Every sum has one order: sixteen virtual
+//!   lanes over the index in steps of sixteen, then one tree over the lanes.
+//! - **Every instruction set gives the same bits** ([`Isa`]): all work is written once over the
+//!   sixteen lanes, and multiply-add rounds once everywhere.
+//! - Activations stay `f32`; weights are widened exactly.
+//!
+//! This crate knows no other room.
+
+mod attention;
+pub mod bandwidth;
+mod barrier;
+mod cache;
+mod check;
+pub mod convert;
+mod elementwise;
+mod embedding;
+mod exp;
+mod isa;
+mod lanes;
+mod linear;
+mod norm;
+mod pool;
+mod program;
+mod rope;
+mod rows;
+#[cfg(test)]
+mod testing;
+mod weights;
+
+pub use cache::{KvCache, Span};
+pub use elementwise::Activation;
+pub use isa::{Isa, UnknownIsa};
+pub use pool::{Pool, Team, split_range};
+pub use program::{Executor, Step};
+pub use rope::RopeTable;
+pub use rows::Rows;
+pub use weights::{WeightKind, Weights};

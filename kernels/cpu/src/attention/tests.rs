@@ -1,0 +1,215 @@
+//! Against double precision, and bit for bit against itself.
+
+use crate::testing::{bits, noise, run};
+use crate::{Isa, KvCache, RopeTable, Rows, Span, Step};
+
+/// One request's whole context: what each position's queries, keys and values are.
+struct Context {
+    length: usize,
+    key_heads: usize,
+    group: usize,
+    width: usize,
+    /// `[length, (group·key_heads + 2·key_heads) · width]`
+    rows: Vec<f32>,
+    rope: RopeTable,
+}
+
+impl Context {
+    fn new(length: usize, key_heads: usize, group: usize, width: usize) -> Context {
+        let rows = noise(length * (group + 2) * key_heads * width, 5);
+        let rotated = (width - width / 4) / 2 * 2;
+        let angle = |i: usize| {
+            let pair = (i % (rotated / 2)) as f64 * 2.0 / rotated as f64;
+            (i / (rotated / 2)) as f64 * 1000f64.powf(-pair)
+        };
+        let table = |f: fn(f64) -> f64| {
+            (0..length * rotated / 2).map(|i| f(angle(i)) as f32).collect::<Vec<f32>>()
+        };
+        let rope = RopeTable::new(width, rotated, table(f64::cos), table(f64::sin));
+        Context { length, key_heads, group, width, rows, rope }
+    }
+
+    fn outputs(&self) -> usize {
+        self.group * self.key_heads * self.width
+    }
+
+    /// All positions, in chunks of these lengths; the outputs one after the other.
+    fn run(&self, isa: Isa, threads: usize, page: usize, chunks: &[usize]) -> Vec<f32> {
+        let pages: Vec<u32> = (0..self.length.div_ceil(page) as u32).rev().collect();
+        let mut caches = [KvCache::new(pages.len(), page, self.key_heads, self.width)];
+        let (heads, kv) = (self.outputs(), self.key_heads * self.width);
+        let stride = heads + 2 * kv;
+        let (mut outputs, mut position) = (Vec::new(), 0);
+        for &rows in chunks.iter().cycle() {
+            let rows = rows.min(self.length - position);
+            if rows == 0 {
+                break;
+            }
+            let spans = [Span { first_row: 0, rows, position, pages: &pages }];
+            let mut arena = self.rows[position * stride..(position + rows) * stride].to_vec();
+            arena.resize(rows * (stride + heads), f32::NAN);
+            let all = Rows::dense(0, rows, stride);
+            let step = Step::Attend {
+                query: all.columns(0, heads),
+                key: all.columns(heads, kv),
+                value: all.columns(heads + kv, kv),
+                cache: 0,
+                spans: &spans,
+                query_heads: self.group * self.key_heads,
+                scale: 0.3,
+                rotary: Some(&self.rope),
+                output: Rows::dense(rows * stride, rows, heads),
+            };
+            let after = run(isa, threads, &arena, &mut caches, &[step]);
+            assert_eq!(after[..rows * stride], arena[..rows * stride]);
+            outputs.extend_from_slice(&after[rows * stride..]);
+            position += rows;
+        }
+        outputs
+    }
+
+    fn turned(&self, position: usize, from: usize) -> Vec<f64> {
+        let stride = (self.group + 2) * self.key_heads * self.width;
+        let head = &self.rows[position * stride + from..][..self.width];
+        let mut turned: Vec<f64> = head.iter().map(|&x| f64::from(x)).collect();
+        let half = self.rope.half;
+        for i in 0..half {
+            let at = position * half + i;
+            let (cos, sin) = (f64::from(self.rope.cos[at]), f64::from(self.rope.sin[at]));
+            let (low, high) = (turned[i], turned[half + i]);
+            turned[i] = low * cos - high * sin;
+            turned[half + i] = high * cos + low * sin;
+        }
+        turned
+    }
+
+    fn exact(&self, position: usize, head: usize) -> Vec<f64> {
+        let (width, heads) = (self.width, self.group * self.key_heads);
+        let stride = (heads + 2 * self.key_heads) * width;
+        let key_head = head / self.group;
+        let query = self.turned(position, head * width);
+        let weights: Vec<f64> = (0..=position)
+            .map(|p| {
+                let key = self.turned(p, (heads + key_head) * width);
+                (query.iter().zip(&key).map(|(q, k)| q * k).sum::<f64>() * f64::from(0.3f32)).exp()
+            })
+            .collect();
+        let sum: f64 = weights.iter().sum();
+        let value = |p: usize, i: usize| {
+            f64::from(self.rows[p * stride + (heads + self.key_heads + key_head) * width + i])
+        };
+        (0..width)
+            .map(|i| weights.iter().enumerate().map(|(p, w)| w * value(p, i)).sum::<f64>() / sum)
+            .collect()
+    }
+}
+
+#[test]
+fn attention_is_near_the_exact_one_on_every_instruction_set() {
+    for (length, key_heads, group, width) in [(1, 1, 1, 16), (50, 2, 3, 24), (70, 1, 8, 80)] {
+        let context = Context::new(length, key_heads, group, width);
+        for isa in Isa::available() {
+            let outputs = context.run(isa, 1, 32, &[length]);
+            for (i, heads) in outputs.chunks(context.outputs()).enumerate() {
+                for (head, values) in heads.chunks(width).enumerate() {
+                    for (value, exact) in values.iter().zip(context.exact(i, head)) {
+                        let error = (f64::from(*value) - exact).abs();
+                        assert!(error < 2e-6, "{isa} position {i} head {head}: {error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_chunk_page_size_thread_count_and_instruction_set() {
+    let context = Context::new(83, 2, 3, 40);
+    let one_by_one = bits(&context.run(Isa::Plain, 1, 16, &[1]));
+    for isa in Isa::available() {
+        for threads in [1, 2, 3] {
+            for page in [1, 5, 16, 20, 64] {
+                for chunks in [&[1][..], &[83], &[7, 20, 2], &[50]] {
+                    let chunked = bits(&context.run(isa, threads, page, chunks));
+                    assert_eq!(chunked, one_by_one, "{isa} {threads} threads, pages of {page}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_in_one_batch_do_not_touch_each_other_and_share_a_prefix() {
+    let context = Context::new(60, 1, 4, 32);
+    let alone = bits(&context.run(Isa::Plain, 1, 16, &[1]));
+    let (heads, kv) = (context.outputs(), 32);
+    let stride = heads + 2 * kv;
+    for isa in Isa::available() {
+        let mut caches = [KvCache::new(12, 16, 1, 32)];
+        let steps = |spans: &[(usize, usize, &[u32])], caches: &mut [KvCache]| {
+            let total: usize = spans.iter().map(|span| span.1).sum();
+            let mut arena = Vec::new();
+            let mut placed = Vec::new();
+            for &(position, rows, pages) in spans {
+                placed.push(Span { first_row: arena.len() / stride, rows, position, pages });
+                arena.extend_from_slice(&context.rows[position * stride..][..rows * stride]);
+            }
+            arena.resize(total * (stride + heads), 0.0);
+            let all = Rows::dense(0, total, stride);
+            let step = Step::Attend {
+                query: all.columns(0, heads),
+                key: all.columns(heads, kv),
+                value: all.columns(heads + kv, kv),
+                cache: 0,
+                spans: &placed,
+                query_heads: 4,
+                scale: 0.3,
+                rotary: Some(&context.rope),
+                output: Rows::dense(total * stride, total, heads),
+            };
+            bits(&run(isa, 2, &arena, caches, &[step])[total * stride..])
+        };
+        let row = |position: usize, rows: usize| &alone[position * heads..][..rows * heads];
+        let first = steps(&[(0, 32, &[4, 2])], &mut caches);
+        assert_eq!(first, row(0, 32));
+        // Two requests go on from the shared prefix, a third begins.
+        let second =
+            steps(&[(32, 9, &[4, 2, 7]), (0, 21, &[0, 1]), (32, 28, &[4, 2, 3, 9])], &mut caches);
+        assert_eq!(second, [row(32, 9), row(0, 21), row(32, 28)].concat());
+        let third = steps(&[(41, 1, &[4, 2, 7]), (21, 1, &[0, 1])], &mut caches);
+        assert_eq!(third, [row(41, 1), row(21, 1)].concat());
+    }
+}
+
+#[test]
+fn what_lies_in_a_page_from_before_is_never_seen() {
+    let context = Context::new(20, 1, 2, 16);
+    let clean = bits(&context.run(Isa::Plain, 1, 16, &[20]));
+    for isa in Isa::available() {
+        let mut caches = [KvCache::new(2, 16, 1, 16)];
+        let stride = 4 * 16;
+        let spoiled = vec![f32::NAN; 32 * (stride + 32)];
+        let pages = [0, 1];
+        for (content, rows) in [(&spoiled[..], 32), (&context.rows, 20)] {
+            let mut arena = content[..rows * stride].to_vec();
+            arena.resize(rows * (stride + 32), 0.0);
+            let spans = [Span { first_row: 0, rows, position: 0, pages: &pages }];
+            let all = Rows::dense(0, rows, stride);
+            let step = Step::Attend {
+                query: all.columns(0, 32),
+                key: all.columns(32, 16),
+                value: all.columns(48, 16),
+                cache: 0,
+                spans: &spans,
+                query_heads: 2,
+                scale: 0.3,
+                rotary: (rows == 20).then_some(&context.rope),
+                output: Rows::dense(rows * stride, rows, 32),
+            };
+            let after = run(isa, 1, &arena, &mut caches, &[step]);
+            if rows == 20 {
+                assert_eq!(bits(&after[rows * stride..]), clean, "{isa}");
+            }
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! What must hold of a program before any of it runs. The kernels lean on all of this.
+//!
+//! - Every matrix lies in the arena, its rows do not overlap, and shapes agree.
+//! - What is written is apart from what is read, or (where the step says so) the same place.
+//! - Weights, gains and biases have as many elements as the shapes say.
+//! - Token ids, gathered rows, caches, pages and rotary positions exist.
+//! - Spans cover rows of the batch, no row twice, and no page is written by two of them.
+
+use crate::{KvCache, RopeTable, Rows, Span, Step, Weights, attention, linear};
+
+/// Checks all steps; returns the floats of scratch that each thread needs.
+///
+/// # Panics
+/// If a step does not fit.
+pub(crate) fn program(arena: usize, caches: &[KvCache], steps: &[Step<'_>]) -> usize {
+    let mut scratch = 0;
+    for (i, step) in steps.iter().enumerate() {
+        match step_needs(arena, caches, step) {
+            Ok(needed) => scratch = scratch.max(needed),
+            Err(wrong) => panic!("step {i}: {wrong}"),
+        }
+    }
+    scratch
+}
+
+type Checked<T = ()> = Result<T, String>;
+
+/// An error with a message unless something holds.
+macro_rules! ensure {
+    ($holds:expr, $($message:tt)+) => {
+        if !$holds {
+            return Err(format!($($message)+));
+        }
+    };
+}
+
+fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usize> {
+    match *step {
+        Step::Embedding { tokens, table, output } => {
+            inside(arena, &[output])?;
+            shape("tokens", tokens.len(), output.rows)?;
+            let rows = table.len() / output.width;
+            shape("table elements", table.len(), rows * output.width)?;
+            indices("token", tokens, rows)?;
+        }
+        Step::Gather { input, rows, output } => {
+            inside(arena, &[input, output])?;
+            shape("width", input.width, output.width)?;
+            shape("rows", rows.len(), output.rows)?;
+            indices("row", rows, input.rows)?;
+            apart(output, &[input])?;
+        }
+        Step::Linear { input, weights, bias, output } => {
+            inside(arena, &[input, output])?;
+            shape("rows", input.rows, output.rows)?;
+            elements(weights, output.width, input.width)?;
+            shape("biases", bias.map_or(output.width, <[f32]>::len), output.width)?;
+            apart(output, &[input])?;
+            return Ok(linear::scratch(input.rows, input.width));
+        }
+        Step::RmsNorm { input, gain, output, .. } => {
+            inside(arena, &[input, output])?;
+            same_shape(&[input, output])?;
+            shape("gains", gain.len(), input.width)?;
+            same_or_apart(output, &[input])?;
+        }
+        Step::AddRmsNorm { left, right, gain, sum, output, .. } => {
+            inside(arena, &[left, right, sum, output])?;
+            same_shape(&[left, right, sum, output])?;
+            shape("gains", gain.len(), left.width)?;
+            same_or_apart(sum, &[left, right])?;
+            same_or_apart(output, &[left, right])?;
+            apart(output, &[sum])?;
+        }
+        Step::Rotate { input, table, spans, output } => {
+            inside(arena, &[input, output])?;
+            same_shape(&[input, output])?;
+            same_or_apart(output, &[input])?;
+            let whole = input.width.is_multiple_of(table.head_width());
+            ensure!(whole, "rows of {} are no heads of {}", input.width, table.head_width());
+            spans_cover(spans, input.rows)?;
+            turns(table, spans)?;
+        }
+        Step::Attend { query, key, value, cache, spans, query_heads, rotary, output, .. } => {
+            inside(arena, &[query, key, value, output])?;
+            same_shape(&[query, output])?;
+            same_shape(&[key, value])?;
+            shape("rows", key.rows, query.rows)?;
+            apart(output, &[query, key, value])?;
+            let missing = || format!("cache {cache} of {}", caches.len());
+            let cache = caches.get(cache).ok_or_else(missing)?;
+            let (heads, width) = (cache.key_heads(), cache.head_width());
+            shape("width of keys", key.width, heads * width)?;
+            let grouped = query_heads > 0 && query_heads.is_multiple_of(heads);
+            ensure!(grouped, "{query_heads} query heads over {heads} key heads");
+            shape("width of queries", query.width, query_heads * width)?;
+            spans_cover(spans, query.rows)?;
+            let longest = pages(cache, spans)?;
+            if let Some(table) = rotary {
+                shape("head of the rotary table", table.head_width(), width)?;
+                turns(table, spans)?;
+            }
+            let scratch = attention::scratch(width.next_multiple_of(16), longest);
+            return scratch.ok_or_else(|| format!("a context of {longest}"));
+        }
+        Step::Activate { input, output, .. } => elementwise(arena, &[input], output)?,
+        Step::Gate { gate, up, output, .. } => elementwise(arena, &[gate, up], output)?,
+        Step::Add { left, right, output } | Step::Multiply { left, right, output } => {
+            elementwise(arena, &[left, right], output)?;
+        }
+    }
+    Ok(0)
+}
+
+fn elementwise(arena: usize, operands: &[Rows], output: Rows) -> Checked {
+    inside(arena, operands)?;
+    inside(arena, &[output])?;
+    for &operand in operands {
+        same_shape(&[operand, output])?;
+    }
+    same_or_apart(output, operands)
+}
+
+fn inside(arena: usize, matrices: &[Rows]) -> Checked {
+    for rows in matrices {
+        let fits = rows.end().is_some_and(|end| end <= arena);
+        ensure!(fits, "{rows:?} is outside of an arena of {arena}");
+        ensure!(rows.width > 0 && rows.stride >= rows.width, "{rows:?} has rows over each other");
+    }
+    Ok(())
+}
+
+fn shape(what: &str, is: usize, expected: usize) -> Checked {
+    ensure!(is == expected, "{what}: {is} where {expected} are expected");
+    Ok(())
+}
+
+fn same_shape(matrices: &[Rows]) -> Checked {
+    for pair in matrices.windows(2) {
+        shape("rows", pair[1].rows, pair[0].rows)?;
+        shape("width", pair[1].width, pair[0].width)?;
+    }
+    Ok(())
+}
+
+fn apart(output: Rows, others: &[Rows]) -> Checked {
+    for &other in others {
+        ensure!(output.apart(other), "{output:?} is written over {other:?}");
+    }
+    Ok(())
+}
+
+fn same_or_apart(output: Rows, others: &[Rows]) -> Checked {
+    for &other in others {
+        ensure!(output == other || output.apart(other), "{output:?} is written over {other:?}");
+    }
+    Ok(())
+}
+
+fn elements(weights: Weights<'_>, n: usize, k: usize) -> Checked {
+    let fits = n.checked_mul(k) == Some(weights.len());
+    ensure!(fits, "{} weights where {n} times {k} are expected", weights.len());
+    Ok(())
+}
+
+fn indices(what: &str, indices: &[u32], count: usize) -> Checked {
+    for &index in indices {
+        ensure!((index as usize) < count, "{what} {index} of {count}");
+    }
+    Ok(())
+}
+
+/// Rows of spans are rows of the batch, in order, each once.
+fn spans_cover(spans: &[Span<'_>], rows: usize) -> Checked {
+    let mut next = 0;
+    for span in spans {
+        ensure!(
+            span.first_row == next && span.rows > 0 && span.rows <= rows - next,
+            "a span of {} rows from {} where row {next} of {rows} is next",
+            span.rows,
+            span.first_row
+        );
+        next += span.rows;
+    }
+    shape("rows of spans", next, rows)
+}
+
+fn turns(table: &RopeTable, spans: &[Span<'_>]) -> Checked {
+    for span in spans {
+        let end = span.position.checked_add(span.rows);
+        let fits = end.is_some_and(|end| end <= table.positions());
+        ensure!(fits, "position {} of {}", span.position, table.positions());
+    }
+    Ok(())
+}
+
+/// Pages are there, and none is written by two spans; returns the longest context.
+fn pages(cache: &KvCache, spans: &[Span<'_>]) -> Checked<usize> {
+    let tokens = cache.page_tokens();
+    let mut longest = 0;
+    let mut written: Vec<u32> = Vec::new();
+    for span in spans {
+        let end = span.position.checked_add(span.rows);
+        let end = end.ok_or_else(|| format!("position {}", span.position))?;
+        let used = span.pages.get(..end.div_ceil(tokens));
+        let used = used.ok_or_else(|| {
+            format!("{} pages of {tokens} tokens for a context of {end}", span.pages.len())
+        })?;
+        indices("page", used, cache.pages())?;
+        written.extend_from_slice(&used[span.position / tokens..]);
+        longest = longest.max(end);
+    }
+    written.sort_unstable();
+    let twice = written.windows(2).find(|pair| pair[0] == pair[1]);
+    if let Some(pair) = twice {
+        return Err(format!("page {} is written twice", pair[0]));
+    }
+    Ok(longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Activation, Isa, testing};
+
+    /// What a program that does not fit panics with.
+    fn refusal(caches: &mut [KvCache], step: Step<'_>) -> String {
+        let run = std::panic::AssertUnwindSafe(|| {
+            testing::run(Isa::Plain, 2, &[0.0; 1000], caches, &[step]);
+        });
+        let panic = std::panic::catch_unwind(run).expect_err("it should not run");
+        panic.downcast_ref::<String>().cloned().expect("a message")
+    }
+
+    #[test]
+    fn programs_that_do_not_fit_are_refused_with_the_reason() {
+        let (a, b) = (Rows::dense(0, 4, 10), Rows::dense(40, 4, 10));
+        let floats = [0.0; 100];
+        let weights = Weights::F32(&floats);
+        let linear = |input, output| Step::Linear { input, weights, bias: None, output };
+        for (step, reason) in [
+            (linear(a, Rows::dense(990, 4, 10)), "outside of an arena of 1000"),
+            (linear(a, Rows::dense(39, 4, 10)), "is written over"),
+            (linear(a, Rows::dense(40, 3, 10)), "rows: 4 where 3"),
+            (linear(a, Rows::dense(40, 4, 11)), "100 weights where 11 times 10"),
+            (linear(a, Rows { stride: 9, ..b }), "rows over each other"),
+            (
+                Step::Linear { input: a, weights, bias: Some(&floats[..9]), output: b },
+                "biases: 9 where 10",
+            ),
+            (
+                Step::Embedding { tokens: &[0, 1, 10, 2], table: weights, output: b },
+                "token 10 of 10",
+            ),
+            (Step::Gather { input: a, rows: &[0, 4, 1, 1], output: b }, "row 4 of 4"),
+            (
+                Step::RmsNorm { input: a, gain: &floats[..11], epsilon: 0.0, output: b },
+                "gains: 11 where 10",
+            ),
+            (
+                Step::AddRmsNorm {
+                    left: a,
+                    right: a,
+                    gain: &floats[..10],
+                    epsilon: 0.0,
+                    sum: b,
+                    output: b,
+                },
+                "is written over",
+            ),
+            (
+                Step::Activate {
+                    input: a,
+                    activation: Activation::Relu,
+                    output: Rows::dense(10, 4, 10),
+                },
+                "is written over",
+            ),
+            (Step::Add { left: a, right: Rows::dense(40, 5, 8), output: b }, "rows: 4 where 5"),
+        ] {
+            let refusal = refusal(&mut [], step);
+            assert!(refusal.starts_with("step 0: ") && refusal.contains(reason), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn attention_outside_of_pages_positions_and_heads_is_refused() {
+        let [query, key, value, output] = [0, 40, 60, 80].map(|start| Rows::dense(start, 2, 10));
+        let table = RopeTable::new(5, 4, vec![0.0; 12], vec![0.0; 12]);
+        let span = |first_row, rows, position, pages| Span { first_row, rows, position, pages };
+        let attend = |spans: &[Span<'_>], query_heads, cache, rotary| {
+            let mut caches = [KvCache::new(3, 16, 2, 5)];
+            let scale = 1.0;
+            let step = Step::Attend {
+                query,
+                key,
+                value,
+                cache,
+                spans,
+                query_heads,
+                scale,
+                rotary,
+                output,
+            };
+            refusal(&mut caches, step)
+        };
+        for (refusal, reason) in [
+            (attend(&[span(0, 2, 0, &[0])], 2, 1, None), "cache 1 of 1"),
+            (attend(&[span(0, 2, 0, &[0])], 3, 0, None), "3 query heads over 2 key heads"),
+            (attend(&[span(0, 2, 0, &[0])], 4, 0, None), "width of queries: 10 where 20"),
+            (attend(&[span(0, 2, 15, &[0])], 2, 0, None), "1 pages of 16 tokens"),
+            (attend(&[span(0, 2, 0, &[3])], 2, 0, None), "page 3 of 3"),
+            (attend(&[span(0, 3, 0, &[0])], 2, 0, None), "a span of 3 rows"),
+            (attend(&[span(0, 1, 0, &[0])], 2, 0, None), "rows of spans: 1 where 2"),
+            (attend(&[span(0, 2, usize::MAX, &[0])], 2, 0, None), "position"),
+            (
+                attend(&[span(0, 1, 0, &[0]), span(1, 1, 5, &[0])], 2, 0, None),
+                "page 0 is written twice",
+            ),
+            (attend(&[span(0, 2, 5, &[0])], 2, 0, Some(&table)), "position 5 of 6"),
+        ] {
+            assert!(refusal.contains(reason), "{refusal}");
+        }
+    }
+}

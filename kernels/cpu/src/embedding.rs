@@ -1,0 +1,112 @@
+//! Rows picked out of tables and matrices.
+
+#![allow(unsafe_code, reason = "threads write disjoint rows of one arena")]
+
+use crate::{
+    Isa, Team, Weights,
+    isa::Kernel,
+    lanes::{Element, LANES, Lanes},
+    rows::View,
+};
+use half::{bf16, f16};
+
+/// `output[r] = table[tokens[r]]`; threads share the rows.
+///
+/// # Safety
+/// Tokens are rows of the table, as checked.
+pub(crate) unsafe fn embedding(
+    isa: Isa,
+    tokens: &[u32],
+    table: Weights<'_>,
+    output: View,
+    team: &Team<'_>,
+) {
+    let width = output.width;
+    for row in team.part(tokens.len(), 1) {
+        let from = tokens[row] as usize * width;
+        let part = table.part(from..from + width);
+        // SAFETY: there is a row for each token; this one is this thread's.
+        unsafe {
+            let to = output.row(row);
+            let n = width;
+            match part {
+                Weights::F32(table) => isa.run(Widen { from: table.as_ptr(), to, n }),
+                Weights::F16(bits) => {
+                    isa.run(Widen { from: bits.as_ptr().cast::<f16>(), to, n });
+                }
+                Weights::BF16(bits) => {
+                    isa.run(Widen { from: bits.as_ptr().cast::<bf16>(), to, n });
+                }
+            }
+        }
+    }
+}
+
+/// `output[r] = input[rows[r]]`; threads share the rows.
+///
+/// # Safety
+/// Rows are rows of the input, as checked, and the output is apart from it.
+pub(crate) unsafe fn gather(input: View, rows: &[u32], output: View, team: &Team<'_>) {
+    for row in team.part(rows.len(), 1) {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let from = input.row(rows[row] as usize);
+            std::ptr::copy_nonoverlapping(from, output.row(row), output.width);
+        }
+    }
+}
+
+/// Widens a row.
+struct Widen<E> {
+    from: *const E,
+    to: *mut f32,
+    n: usize,
+}
+
+impl<E: Element> Kernel for Widen<E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let mut i = 0;
+        while i < self.n {
+            let n = (self.n - i).min(LANES);
+            // SAFETY: both have `n` elements from `i` on.
+            unsafe { E::load_part::<L>(self.from.add(i), n).store_part(self.to.add(i), n) };
+            i += LANES;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{KINDS, Table, noise, run};
+    use crate::{Isa, Rows, Step, convert};
+
+    #[test]
+    fn rows_of_tables_are_widened_and_rows_of_matrices_copied() {
+        let width = 37;
+        for kind in KINDS {
+            let table = Table::new(kind, &noise(11 * width, 4));
+            let floats = convert::to_vec(table.weights());
+            let tokens = [3, 10, 0, 3, 7];
+            let output = Rows { start: 2, rows: 5, width, stride: 40 };
+            let gathered = Rows::dense(202, 2, width);
+            let steps = [
+                Step::Embedding { tokens: &tokens, table: table.weights(), output },
+                Step::Gather { input: output, rows: &[4, 1], output: gathered },
+            ];
+            for isa in Isa::available() {
+                for threads in [1, 3] {
+                    let after = run(isa, threads, &[0.25; 300], &mut [], &steps);
+                    let row = |token: usize| &floats[token * width..][..width];
+                    for (r, &token) in tokens.iter().enumerate() {
+                        assert_eq!(&after[2 + r * 40..][..width], row(token as usize));
+                        assert!(r == 4 || after[2 + r * 40 + width..][..3] == [0.25; 3]);
+                    }
+                    assert_eq!(after[202..][..2 * width], [row(7), row(10)].concat());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Rows times a matrix of weights: the kernel that nearly all time is spent in.
+//!
+//! Every element of the output is one dot product over `k` in the one order: sixteen lanes, each
+//! taking every sixteenth element with multiply-adds, the tail filled with zeros, then the tree.
+//! A tile computes several rows and columns at once, which changes who shares what is read, never
+//! the order of a sum. One row reads the weights as they lie, at the speed of memory. Few rows
+//! widen each weight once a tile; many rows widen a panel of columns once and run all rows over
+//! it while it is in the cache.
+
+#![allow(unsafe_code, reason = "threads write disjoint columns of one arena")]
+
+use crate::lanes::{Element, LANES, Lanes};
+use crate::{Isa, Team, Weights, isa::Kernel, rows::View};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// Floats of a panel: half of a small second-level cache.
+const PANEL: usize = 128 * 1024;
+
+/// From so many rows on, panels pay.
+const PANEL_ROWS: usize = 13;
+
+/// The most columns of a tile.
+const MOST_COLUMNS: usize = 8;
+
+/// Floats of scratch that a thread needs for a matrix with rows of `k`.
+pub(crate) fn scratch(rows: usize, k: usize) -> usize {
+    if rows < PANEL_ROWS { 0 } else { PANEL.max(k.next_multiple_of(LANES) * MOST_COLUMNS) }
+}
+
+/// `output = input · weightsᵀ + bias`; threads share the columns.
+///
+/// # Safety
+/// Shapes as checked; the output is apart from the input; `scratch` as [`scratch`] says.
+pub(crate) unsafe fn linear(
+    isa: Isa,
+    input: View,
+    weights: Weights<'_>,
+    bias: Option<&[f32]>,
+    output: View,
+    scratch: &mut [f32],
+    team: &Team<'_>,
+) {
+    let columns = team.part(output.width, LANES);
+    if columns.is_empty() {
+        return;
+    }
+    // SAFETY: as promised by the caller; halves are transparent.
+    unsafe {
+        match weights {
+            Weights::F32(table) => {
+                let weights = table.as_ptr();
+                isa.run(Linear { input, weights, bias, output, columns, scratch });
+            }
+            Weights::F16(bits) => {
+                let weights = bits.as_ptr().cast::<f16>();
+                isa.run(Linear { input, weights, bias, output, columns, scratch });
+            }
+            Weights::BF16(bits) => {
+                let weights = bits.as_ptr().cast::<bf16>();
+                isa.run(Linear { input, weights, bias, output, columns, scratch });
+            }
+        }
+    }
+}
+
+/// One thread's columns.
+struct Linear<'a, E> {
+    input: View,
+    weights: *const E,
+    bias: Option<&'a [f32]>,
+    output: View,
+    columns: Range<usize>,
+    scratch: &'a mut [f32],
+}
+
+impl<E: Element> Kernel for Linear<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        // SAFETY: as promised to `linear`.
+        unsafe {
+            if self.input.rows == 1 {
+                match L::LONE_COLUMNS {
+                    8 => self.direct::<L, 8>(),
+                    4 => self.direct::<L, 4>(),
+                    _ => self.direct::<L, 2>(),
+                }
+            } else if self.input.rows < PANEL_ROWS {
+                match L::TILE_COLUMNS {
+                    4 => self.direct::<L, 4>(),
+                    _ => self.direct::<L, 2>(),
+                }
+            } else {
+                match L::TILE_COLUMNS {
+                    4 => self.panels::<L, 4>(),
+                    _ => self.panels::<L, 2>(),
+                }
+            }
+        }
+    }
+}
+
+impl<E: Element> Linear<'_, E> {
+    /// Weights read where they lie, `C` columns at a time.
+    #[inline(always)]
+    unsafe fn direct<L: Lanes, const C: usize>(&self) {
+        let k = self.input.width;
+        let Range { start: mut column, end } = self.columns;
+        // SAFETY: the columns are in the weights.
+        unsafe {
+            while column + C <= end {
+                let weights = Direct::<E, C> { first: self.weights.add(column * k), k };
+                self.rows::<L, _, C>(&weights, column);
+                column += C;
+            }
+            self.rest::<L>(column);
+        }
+    }
+
+    /// Weights widened into panels, `C` columns at a time.
+    #[inline(always)]
+    unsafe fn panels<L: Lanes, const C: usize>(self) {
+        let k = self.input.width;
+        let padded = k.next_multiple_of(LANES);
+        let panel = (self.scratch.len() / padded / C * C).max(C);
+        let whole = self.columns.end - self.columns.len() % C;
+        let scratch = self.scratch.as_mut_ptr();
+        // SAFETY: the columns are in the weights; `scratch` holds `panel` columns.
+        unsafe {
+            for start in self.columns.clone().step_by(panel) {
+                let end = (start + panel).min(whole);
+                for column in (start..end).step_by(C) {
+                    let weights = self.weights.add(column * k);
+                    widen::<L, E, C>(weights, k, scratch.add((column - start) * padded));
+                }
+                let mut row = 0;
+                while row < self.input.rows {
+                    let rows = share(self.input.rows - row, L::TILE_ROWS);
+                    for column in (start..end).step_by(C) {
+                        let first = scratch.add((column - start) * padded);
+                        self.tiles::<L, _, C>(&Panel::<C> { first }, column, row, rows);
+                    }
+                    row += rows;
+                }
+            }
+            self.rest::<L>(whole);
+        }
+    }
+
+    /// Columns that fill no tile.
+    #[inline(always)]
+    unsafe fn rest<L: Lanes>(&self, first: usize) {
+        let k = self.input.width;
+        for column in first..self.columns.end {
+            // SAFETY: the columns are in the weights.
+            unsafe {
+                let weights = Direct::<E, 1> { first: self.weights.add(column * k), k };
+                self.rows::<L, _, 1>(&weights, column);
+            }
+        }
+    }
+
+    /// All rows of some columns.
+    #[inline(always)]
+    unsafe fn rows<L: Lanes, W: Columns, const C: usize>(&self, weights: &W, column: usize) {
+        let mut row = 0;
+        while row < self.input.rows {
+            let rows = share(self.input.rows - row, L::TILE_ROWS);
+            // SAFETY: as promised to `linear`.
+            unsafe { self.tiles::<L, W, C>(weights, column, row, rows) };
+            row += rows;
+        }
+    }
+
+    /// Some rows of some columns, by the tile that fits.
+    #[inline(always)]
+    unsafe fn tiles<L: Lanes, W: Columns, const C: usize>(
+        &self,
+        weights: &W,
+        column: usize,
+        row: usize,
+        rows: usize,
+    ) {
+        // SAFETY: as promised to `linear`. Tiles of more rows than there ever are, are not made.
+        unsafe {
+            match rows {
+                1 => self.tile::<L, W, 1, C>(weights, column, row),
+                2 => self.tile::<L, W, 2, C>(weights, column, row),
+                3 if L::TILE_ROWS >= 3 => self.tile::<L, W, 3, C>(weights, column, row),
+                4 if L::TILE_ROWS >= 4 => self.tile::<L, W, 4, C>(weights, column, row),
+                5 if L::TILE_ROWS >= 5 => self.tile::<L, W, 5, C>(weights, column, row),
+                6 if L::TILE_ROWS >= 6 => self.tile::<L, W, 6, C>(weights, column, row),
+                _ => unreachable!("a tile of {rows} rows"),
+            }
+        }
+    }
+
+    /// `R` rows of `C` columns: one accumulator each.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, W: Columns, const R: usize, const C: usize>(
+        &self,
+        weights: &W,
+        column: usize,
+        row: usize,
+    ) {
+        let k = self.input.width;
+        let whole = k - k % LANES;
+        // SAFETY: rows, columns and `k` elements of each are there.
+        unsafe {
+            let input = self.input.row(row).cast_const();
+            let stride = self.input.stride;
+            let mut sums = [[L::splat(0.0); C]; R];
+            let mut i = 0;
+            while i < whole {
+                let mut w = [L::splat(0.0); C];
+                for c in 0..C {
+                    w[c] = weights.load(i, c);
+                }
+                for r in 0..R {
+                    let x = L::load(input.add(r * stride + i));
+                    for c in 0..C {
+                        sums[r][c] = x.mul_add(w[c], sums[r][c]);
+                    }
+                }
+                i += LANES;
+            }
+            if i < k {
+                let mut w = [L::splat(0.0); C];
+                for c in 0..C {
+                    w[c] = weights.load_part(i, c, k - i);
+                }
+                for r in 0..R {
+                    let x = L::load_part(input.add(r * stride + i), k - i);
+                    for c in 0..C {
+                        sums[r][c] = x.mul_add(w[c], sums[r][c]);
+                    }
+                }
+            }
+            for r in 0..R {
+                let mut row_sums = [0.0; C];
+                for c in (0..C - C % 4).step_by(4) {
+                    let four = [sums[r][c], sums[r][c + 1], sums[r][c + 2], sums[r][c + 3]];
+                    L::sum_four(four, row_sums.as_mut_ptr().add(c));
+                }
+                for c in C - C % 4..C {
+                    row_sums[c] = sums[r][c].sum();
+                }
+                if let Some(bias) = self.bias {
+                    for (sum, bias) in row_sums.iter_mut().zip(&bias[column..]) {
+                        *sum += bias;
+                    }
+                }
+                let output = self.output.row(row + r).add(column);
+                output.cast::<[f32; C]>().write_unaligned(row_sums);
+            }
+        }
+    }
+}
+
+/// How many of `left` rows the next tile takes: as even as can be, `most` at most.
+#[inline(always)]
+fn share(left: usize, most: usize) -> usize {
+    left.div_ceil(left.div_ceil(most))
+}
+
+/// Where a tile's weights come from.
+trait Columns {
+    /// Sixteen elements of column `c` from `i` on.
+    unsafe fn load<L: Lanes>(&self, i: usize, c: usize) -> L;
+    /// The last `n` elements of column `c`, from `i` on.
+    unsafe fn load_part<L: Lanes>(&self, i: usize, c: usize, n: usize) -> L;
+}
+
+/// Columns as they lie in the engine: `k` elements each.
+struct Direct<E, const C: usize> {
+    first: *const E,
+    k: usize,
+}
+
+impl<E: Element, const C: usize> Columns for Direct<E, C> {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(&self, i: usize, c: usize) -> L {
+        let at = self.first.wrapping_add(c * self.k + i);
+        // SAFETY: as promised by the caller. The next tile is asked for on the way.
+        unsafe {
+            L::prefetch(at.wrapping_add(C * self.k).cast());
+            E::load(at)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part<L: Lanes>(&self, i: usize, c: usize, n: usize) -> L {
+        // SAFETY: as promised by the caller.
+        unsafe { E::load_part(self.first.add(c * self.k + i), n) }
+    }
+}
+
+/// Columns of a panel: sixteen elements of each in turn, filled up with zeros.
+struct Panel<const C: usize> {
+    first: *const f32,
+}
+
+impl<const C: usize> Columns for Panel<C> {
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(&self, i: usize, c: usize) -> L {
+        // SAFETY: as promised by the caller.
+        unsafe { L::load(self.first.add(i * C + c * LANES)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part<L: Lanes>(&self, i: usize, c: usize, _: usize) -> L {
+        // SAFETY: the panel is filled up.
+        unsafe { self.load(i, c) }
+    }
+}
+
+/// Makes `C` columns of a [`Panel`].
+#[inline(always)]
+unsafe fn widen<L: Lanes, E: Element, const C: usize>(weights: *const E, k: usize, to: *mut f32) {
+    let whole = k - k % LANES;
+    for c in 0..C {
+        // SAFETY: `C` columns of `k` elements are there, and room for them.
+        unsafe {
+            let (from, to) = (weights.add(c * k), to.add(c * LANES));
+            for i in (0..whole).step_by(LANES) {
+                E::load::<L>(from.add(i)).store(to.add(i * C));
+            }
+            if whole < k {
+                E::load_part::<L>(from.add(whole), k - whole).store(to.add(whole * C));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

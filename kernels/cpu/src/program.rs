@@ -1,0 +1,307 @@
+//! A forward pass as data, and what runs it.
+//!
+//! Every thread walks the same steps, computes its share of each and waits for the others at a
+//! barrier. That shares never meet is what [`crate::check`] and the kernels' divisions see to.
+
+#![allow(unsafe_code, reason = "threads write disjoint parts of one arena")]
+
+use crate::{
+    Activation, Isa, KvCache, Pool, RopeTable, Rows, Span, Team, Weights, attention,
+    cache::CacheView, check, elementwise, embedding, linear, norm, rope, rows::View,
+};
+
+/// One kernel call. Matrices are places in the arena; all with a row a token (or a row an
+/// output) unless said otherwise.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    /// Rows of a table: `output[r] = table[tokens[r]]`.
+    Embedding {
+        /// A token id for each row, less than the table's rows.
+        tokens: &'a [u32],
+        /// `[vocabulary, width]`
+        table: Weights<'a>,
+        /// `[tokens, width]`
+        output: Rows,
+    },
+    /// Rows of a matrix: `output[r] = input[rows[r]]`.
+    Gather {
+        /// Where from.
+        input: Rows,
+        /// A row of the input for each row of the output.
+        rows: &'a [u32],
+        /// Where to; apart from the input.
+        output: Rows,
+    },
+    /// `output = input · weightsᵀ + bias`
+    Linear {
+        /// `[rows, k]`
+        input: Rows,
+        /// `[n, k]`
+        weights: Weights<'a>,
+        /// `[n]`
+        bias: Option<&'a [f32]>,
+        /// `[rows, n]`; apart from the input.
+        output: Rows,
+    },
+    /// `output = input / sqrt(mean(input²) + epsilon) · gain`, row by row.
+    RmsNorm {
+        /// `[rows, n]`
+        input: Rows,
+        /// `[n]`
+        gain: &'a [f32],
+        /// Keeps the root away from zero.
+        epsilon: f32,
+        /// `[rows, n]`; may be the input.
+        output: Rows,
+    },
+    /// `sum = left + right; output = rms_norm(sum)`
+    AddRmsNorm {
+        /// `[rows, n]`
+        left: Rows,
+        /// `[rows, n]`
+        right: Rows,
+        /// `[n]`
+        gain: &'a [f32],
+        /// Keeps the root away from zero.
+        epsilon: f32,
+        /// `[rows, n]`; may be one of the summands.
+        sum: Rows,
+        /// `[rows, n]`; may be one of the summands, not `sum`.
+        output: Rows,
+    },
+    /// Turns each head by its row's position.
+    Rotate {
+        /// `[rows, heads · head_width]`
+        input: Rows,
+        /// Angles.
+        table: &'a RopeTable,
+        /// Positions of the rows.
+        spans: &'a [Span<'a>],
+        /// May be the input.
+        output: Rows,
+    },
+    /// Causal self-attention over a paged cache, which the keys and values join first.
+    Attend {
+        /// `[rows, query_heads · head_width]`
+        query: Rows,
+        /// `[rows, key_heads · head_width]`
+        key: Rows,
+        /// `[rows, key_heads · head_width]`
+        value: Rows,
+        /// Which of the caches.
+        cache: usize,
+        /// Whose rows they are.
+        spans: &'a [Span<'a>],
+        /// A multiple of the cache's key heads.
+        query_heads: usize,
+        /// What scores are multiplied by.
+        scale: f32,
+        /// Turns queries and keys on the way.
+        rotary: Option<&'a RopeTable>,
+        /// `[rows, query_heads · head_width]`; apart from all operands.
+        output: Rows,
+    },
+    /// `output = activation(input)`
+    Activate {
+        /// Its argument.
+        input: Rows,
+        /// Which.
+        activation: Activation,
+        /// May be the input.
+        output: Rows,
+    },
+    /// `output = activation(gate) · up`
+    Gate {
+        /// Goes through the activation.
+        gate: Rows,
+        /// Does not.
+        up: Rows,
+        /// Which.
+        activation: Activation,
+        /// May be one of the operands.
+        output: Rows,
+    },
+    /// `output = left + right`
+    Add {
+        /// A summand.
+        left: Rows,
+        /// A summand.
+        right: Rows,
+        /// May be one of the operands.
+        output: Rows,
+    },
+    /// `output = left · right`, element by element.
+    Multiply {
+        /// A factor.
+        left: Rows,
+        /// A factor.
+        right: Rows,
+        /// May be one of the operands.
+        output: Rows,
+    },
+}
+
+/// Runs programs: an instruction set, a pool of threads and what each thread needs to work.
+pub struct Executor {
+    isa: Isa,
+    pool: Pool,
+    scratch: Vec<Vec<f32>>,
+}
+
+impl Executor {
+    /// Runs on `threads` threads, the caller's among them.
+    ///
+    /// # Panics
+    /// If this machine has not got `isa`, or `threads` is zero.
+    pub fn new(isa: Isa, threads: usize) -> std::io::Result<Executor> {
+        assert!(isa.is_available(), "this machine has no {isa}");
+        let pool = Pool::new(threads)?;
+        Ok(Executor { isa, scratch: vec![Vec::new(); pool.threads()], pool })
+    }
+
+    /// What it computes with.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Its threads, for other work between programs.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Bytes that the threads hold for themselves by now.
+    pub fn scratch_bytes(&self) -> usize {
+        self.scratch.iter().map(|floats| floats.capacity() * size_of::<f32>()).sum()
+    }
+
+    /// Runs `steps` in their order, later attentions seeing what earlier ones wrote. Everything is checked before the first runs.
+    ///
+    /// # Panics
+    /// If a step does not fit: shapes that disagree, places outside of the arena or over each
+    /// other, token ids, pages or positions that do not exist. That is a mistake of the caller's,
+    /// never of a model's; the message says which step.
+    pub fn run(&mut self, arena: &mut [f32], caches: &mut [KvCache], steps: &[Step<'_>]) {
+        let needed = check::program(arena.len(), caches, steps);
+        for scratch in &mut self.scratch {
+            if scratch.len() < needed {
+                scratch.resize(needed, 0.0);
+            }
+        }
+        let shared = Shared {
+            isa: self.isa,
+            arena: arena.as_mut_ptr(),
+            caches: caches.iter_mut().map(KvCache::view).collect(),
+            scratch: self.scratch.as_mut_ptr(),
+        };
+        self.pool.run(|team| {
+            for step in steps {
+                // SAFETY: the program is checked; all threads walk the same steps with a
+                // barrier between any two.
+                unsafe { shared.step(step, team) };
+                team.wait();
+            }
+        });
+    }
+}
+
+/// What all threads see while a program runs.
+struct Shared {
+    isa: Isa,
+    arena: *mut f32,
+    caches: Vec<CacheView>,
+    scratch: *mut Vec<f32>,
+}
+
+// SAFETY: `Executor::run` borrows all of it exclusively for as long as the threads run, and
+// they write disjoint parts.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// A matrix in the arena.
+    ///
+    /// # Safety
+    /// `rows` lies in the arena.
+    unsafe fn view(&self, rows: Rows) -> View {
+        // SAFETY: as promised by the caller.
+        let data = unsafe { self.arena.add(rows.start) };
+        View { data, rows: rows.rows, width: rows.width, stride: rows.stride }
+    }
+
+    /// This thread's share of a step.
+    ///
+    /// # Safety
+    /// The step has been checked, and between two steps all threads meet.
+    unsafe fn step(&self, step: &Step<'_>, team: &Team<'_>) {
+        let isa = self.isa;
+        let view = |rows| {
+            // SAFETY: checked.
+            unsafe { self.view(rows) }
+        };
+        // SAFETY: each thread has a scratch of its own.
+        let scratch = unsafe { &mut *self.scratch.add(team.thread()) };
+        // SAFETY: checked; see each kernel for its division.
+        unsafe {
+            match *step {
+                Step::Embedding { tokens, table, output } => {
+                    embedding::embedding(isa, tokens, table, view(output), team);
+                }
+                Step::Gather { input, rows, output } => {
+                    embedding::gather(view(input), rows, view(output), team);
+                }
+                Step::Linear { input, weights, bias, output } => {
+                    linear::linear(isa, view(input), weights, bias, view(output), scratch, team);
+                }
+                Step::RmsNorm { input, gain, epsilon, output } => {
+                    norm::rms_norm(isa, view(input), gain, epsilon, view(output), team);
+                }
+                Step::AddRmsNorm { left, right, gain, epsilon, sum, output } => {
+                    let summands = [view(left), view(right)];
+                    norm::add_rms_norm(isa, summands, gain, epsilon, view(sum), view(output), team);
+                }
+                Step::Rotate { input, table, spans, output } => {
+                    rope::rotate(isa, view(input), table, spans, view(output), team);
+                }
+                Step::Attend {
+                    query,
+                    key,
+                    value,
+                    cache,
+                    spans,
+                    query_heads,
+                    scale,
+                    rotary,
+                    output,
+                } => {
+                    let cache = self.caches[cache];
+                    let (key, value) = (view(key), view(value));
+                    attention::write(isa, key, value, &cache, spans, rotary, scratch, team);
+                    team.wait();
+                    let heads = attention::Heads { query_heads, scale, rotary };
+                    attention::attend(
+                        isa,
+                        view(query),
+                        &cache,
+                        spans,
+                        heads,
+                        view(output),
+                        scratch,
+                        team,
+                    );
+                }
+                Step::Activate { input, activation, output } => {
+                    elementwise::activate(isa, activation, view(input), view(output), team);
+                }
+                Step::Gate { gate, up, activation, output } => {
+                    let operands = [view(gate), view(up)];
+                    elementwise::gate(isa, activation, operands, view(output), team);
+                }
+                Step::Add { left, right, output } => {
+                    elementwise::add(isa, view(left), view(right), view(output), team);
+                }
+                Step::Multiply { left, right, output } => {
+                    elementwise::multiply(isa, view(left), view(right), view(output), team);
+                }
+            }
+        }
+    }
+}
