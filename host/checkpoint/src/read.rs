@@ -77,14 +77,14 @@ impl Reader {
                 (name.clone(), Supply { dtype: entry.dtype, axes, tied: None })
             })
             .collect();
-        if config.is_tied() {
-            if let Some(embedding) = supplies.get(EMBEDDING).cloned() {
-                if !supplies.contains_key(HEAD) {
-                    names.push(HEAD.to_owned());
-                }
-                let tied = Supply { tied: Some(EMBEDDING.to_owned()), ..embedding };
-                supplies.insert(HEAD.to_owned(), tied);
+        if config.is_tied()
+            && let Some(embedding) = supplies.get(EMBEDDING).cloned()
+        {
+            if !supplies.contains_key(HEAD) {
+                names.push(HEAD.to_owned());
             }
+            let tied = Supply { tied: Some(EMBEDDING.to_owned()), ..embedding };
+            supplies.insert(HEAD.to_owned(), tied);
         }
         let reader = Reader {
             directory: directory.to_owned(),
@@ -177,7 +177,7 @@ impl Reader {
         let mut changed = Vec::new();
         for (name, entry) in &self.tensors {
             let mut hasher = blake3::Hasher::new();
-            self.pieces(entry, &mut |_, bytes| {
+            self.pieces(entry, |_, bytes| {
                 hasher.update(bytes);
                 Ok::<(), FileError>(())
             })?;
@@ -199,7 +199,7 @@ impl Reader {
     fn pieces<E: From<FileError>>(
         &self,
         entry: &TensorEntry,
-        take: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
+        mut take: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let length = entry.end - entry.start;
         let mut piece = vec![0; self.piece.min(usize::try_from(length).unwrap_or(usize::MAX))];
@@ -241,7 +241,7 @@ impl Reader {
             )));
         }
         let mut other = Vec::new();
-        self.pieces(head, &mut |at, bytes| {
+        self.pieces(head, |at, bytes| {
             other.resize(bytes.len(), 0);
             self.read(embedding.start + at, &mut other)?;
             match bytes.iter().zip(&other).position(|(a, b)| a != b) {
@@ -276,7 +276,7 @@ impl Provider for Reader {
             .tensors
             .get(stored)
             .ok_or_else(|| WeightError::Unknown { parameter: name.to_owned() })?;
-        self.pieces(entry, &mut |at, bytes| {
+        self.pieces(entry, |at, bytes| {
             let first = at / entry.dtype.size() as u64;
             finite(stored, &entry.shape, entry.dtype, first, bytes, &self.path)?;
             Ok(sink(bytes)?)

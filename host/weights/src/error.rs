@@ -75,7 +75,7 @@ pub enum WeightError {
         /// Its place.
         place: String,
         /// The contradiction.
-        reason: OriginError,
+        reason: Box<OriginError>,
     },
     /// A parameter declared twice.
     #[error("the parameter `{parameter}` is declared twice")]

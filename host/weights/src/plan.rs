@@ -168,7 +168,7 @@ fn entry(
     let axes = origin.axes().map_err(|reason| WeightError::Origin {
         parameter: name.to_owned(),
         place: place.to_string(),
-        reason,
+        reason: Box::new(reason),
     })?;
     let mut runs = Vec::new();
     for (axis, parts) in origin.joints() {

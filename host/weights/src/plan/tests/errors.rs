@@ -37,7 +37,8 @@ fn all_unused_tensors_are_listed_but_those_that_are_explained() {
     let origin = || head("w", Origin::Tensor(part("t", &[], &[2])));
     let explained = |glob: &str| (glob.to_owned(), "computed".to_owned());
     let rotary = explained("*.rotary_emb.inv_freq");
-    let error = Plan::new(&source, &[origin()], DType::F32, &[rotary.clone()]).err().unwrap();
+    let error =
+        Plan::new(&source, &[origin()], DType::F32, std::slice::from_ref(&rotary)).err().unwrap();
     assert!(error.to_string().starts_with("2 of"), "{error}");
     let location = error.location().unwrap();
     assert!(location.contains("`stray.one` [1, 2] F32\n`stray.two` [1] I64"), "{location}");
