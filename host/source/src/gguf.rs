@@ -56,3 +56,6 @@ pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
 
 /// The texts of a model by their file names.
 type TextFiles = BTreeMap<String, Vec<u8>>;
+
+#[cfg(test)]
+pub(crate) mod build;

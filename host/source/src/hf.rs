@@ -257,3 +257,6 @@ pub(crate) fn most(
         .max_by_key(|dtype| bytes(*dtype))
         .unwrap_or(DType::F32)
 }
+
+#[cfg(test)]
+mod tests;

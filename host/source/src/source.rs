@@ -226,3 +226,6 @@ fn read_blocks(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -283,3 +283,6 @@ impl Reader<'_> {
         Ok(Entry { name, shape, kind, offset })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -173,7 +173,7 @@ mod tests {
         ] {
             metadata.insert(key.to_owned(), value);
         }
-        let expected = r#"{"exact":0.1,"llama.attention.layer_norm_rms_epsilon":1e-5,"llama.block_count":30,"llama.rope.freq_base":100000.0,"pattern":[true,-1],"tokenizer.ggml.model":"gpt2"}"#;
+        let expected = r#"{"exact":0.1,"llama.attention.layer_norm_rms_epsilon":0.00001,"llama.block_count":30,"llama.rope.freq_base":100000.0,"pattern":[true,-1],"tokenizer.ggml.model":"gpt2"}"#;
         assert_eq!(config(&metadata).unwrap().to_string(), expected);
         metadata.insert("bad".to_owned(), Value::F32(f32::NAN));
         let error = config(&metadata).unwrap_err();

@@ -267,3 +267,6 @@ fn generation_config(roles: &Roles<'_>) -> Json {
 fn text(json: &Json) -> Vec<u8> {
     format!("{json:#}\n").into_bytes()
 }
+
+#[cfg(test)]
+mod tests;
