@@ -17,17 +17,15 @@ use std::path::{Path, PathBuf};
 /// How many bytes are read at a time.
 const PIECE: usize = 8 << 20;
 
-/// Tables that a checkpoint may hold and that whoever runs it computes by itself.
-const COMPUTED: [&str; 9] = [
+/// Tables that a checkpoint may hold and that whoever runs it computes by itself, by the last
+/// part of their names; those with `_short_factors` or `_long_factors` in them are such too.
+const COMPUTED: [&str; 6] = [
     "alibi_slopes",
     "embed_positions",
     "embed_positions_for_gpt_attention",
-    "embed_positions_short_factors",
-    "embed_positions_long_factors",
-    "embed_positions_short_factors_for_attention_plugin",
-    "embed_positions_long_factors_for_attention_plugin",
     "rotary_inv_freq",
     "short_inv_freq",
+    "long_inv_freq",
 ];
 
 /// An open checkpoint of one rank. As a [`Provider`] it hands out what is in the file, bit for
@@ -320,7 +318,8 @@ fn place_rank(name: &str) -> (u8, u64) {
 
 fn is_computed(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
-    COMPUTED.contains(&last)
+    let scaled = ["_short_factors", "_long_factors"].iter().any(|part| last.contains(part));
+    scaled || COMPUTED.contains(&last)
 }
 
 #[cfg(test)]

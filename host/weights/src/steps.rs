@@ -79,7 +79,7 @@ pub(crate) fn cook(
             Step::Reshape(_) => {}
             Step::Permute(order) => {
                 if !order.iter().copied().eq(0..order.len() as u32) {
-                    recipe.view().permute(order);
+                    recipe.arrange(|view| view.permute(order));
                 }
             }
             Step::Slice { .. } if after == recipe.shape => {}
@@ -89,7 +89,7 @@ pub(crate) fn cook(
                 recipe.range = first + start * row..first + end * row;
             }
             Step::Slice { axis, start, end } => {
-                recipe.view().slice(*axis as usize, *start, *end);
+                recipe.arrange(|view| view.slice(*axis as usize, *start, *end));
             }
             _ => {
                 let width = match step {
@@ -106,24 +106,19 @@ pub(crate) fn cook(
 }
 
 impl Recipe {
-    /// The view of the last stage under the shape of now; a new stage where there is none, or
-    /// where strides cannot say the shape of now.
-    fn view(&mut self) -> &mut View {
+    /// Changes the view of the last stage, under the shape of now; a new stage where there is
+    /// none, or where strides cannot say the shape of now.
+    fn arrange(&mut self, change: impl FnOnce(&mut View)) {
         let seen = match self.stages.last() {
             Some(Stage::Arrange(view)) => view.reshape(&self.shape),
             _ => None,
         };
-        match seen {
-            Some(view) => {
-                self.stages.pop();
-                self.stages.push(Stage::Arrange(view));
-            }
-            None => self.stages.push(Stage::Arrange(View::contiguous(&self.shape))),
+        if seen.is_some() {
+            self.stages.pop();
         }
-        match self.stages.last_mut() {
-            Some(Stage::Arrange(view)) => view,
-            _ => unreachable!("a view was just pushed"),
-        }
+        let mut view = seen.unwrap_or_else(|| View::contiguous(&self.shape));
+        change(&mut view);
+        self.stages.push(Stage::Arrange(view));
     }
 }
 

@@ -204,6 +204,7 @@ fn all_tensors_that_do_not_fit_are_listed_at_once() {
             ("transformer.layers.0.stray", &[1], vec![0.0]),
             ("transformer.layers.0.attention.alibi_slopes", &[1], vec![0.0]),
             ("rotary_inv_freq", &[1], vec![0.0]),
+            ("embed_positions_long_factors", &[1], vec![0.0]),
         ],
     );
     let reader = Reader::open(directory.path()).unwrap();
