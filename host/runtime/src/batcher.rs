@@ -267,7 +267,9 @@ mod tests {
         [3usize, 41, 1, 18, 7]
             .iter()
             .enumerate()
-            .map(|(i, &n)| (0..n).map(|t| ((t * 7 + i * 13 + 5) % testing::VOCABULARY) as u32).collect())
+            .map(|(i, &n)| {
+                (0..n).map(|t| ((t * 7 + i * 13 + 5) % testing::VOCABULARY) as u32).collect()
+            })
             .collect()
     }
 
@@ -329,7 +331,8 @@ mod tests {
                     ..testing::options()
                 };
                 let mut model = testing::model_of(testing::graph_of(2, dtype), &options);
-                crate::evaluate::logits(&mut model, &[ids.clone(), ids[5..].to_vec()]).expect("runs")
+                crate::evaluate::logits(&mut model, &[ids.clone(), ids[5..].to_vec()])
+                    .expect("runs")
             };
             assert_eq!(run(1, 64), run(2, 16));
         }

@@ -19,15 +19,8 @@ const TEMPLATE: &str = "chat_template.jinja";
 const FUEL: u64 = 50_000_000;
 
 /// What else HuggingFace calls special; each is in scope where the model names it.
-const SPECIAL_TOKENS: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// What one side said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +78,8 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(|out, state, value| match value.kind() {
             ValueKind::None => Ok(out.write_str("None")?),
             ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
@@ -96,9 +90,9 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned(TEMPLATE, without_generation_marks(source)).map_err(|e| {
-            RuntimeError::Malformed { file: TEMPLATE.into(), reason: words(&e) }
-        })?;
+        environment
+            .add_template_owned(TEMPLATE, without_generation_marks(source))
+            .map_err(|e| RuntimeError::Malformed { file: TEMPLATE.into(), reason: words(&e) })?;
         let special_tokens = SPECIAL_TOKENS
             .iter()
             .filter_map(|key| Some((*key, special_token(config, key)?.to_string())))
@@ -144,7 +138,8 @@ fn words(error: &Error) -> String {
 fn template_of(config: &serde_json::Value) -> Option<String> {
     let template = config.get("chat_template")?;
     if let Some(named) = template.as_array() {
-        let default = named.iter().find(|t| t.get("name").and_then(|n| n.as_str()) == Some("default"));
+        let default =
+            named.iter().find(|t| t.get("name").and_then(|n| n.as_str()) == Some("default"));
         return Some(default?.get("template")?.as_str()?.to_string());
     }
     Some(template.as_str()?.to_string())
@@ -213,7 +208,10 @@ impl serde_json::ser::Formatter for Spaced {
         out.write_all(if first { b"" } else { b", " })
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
+    fn begin_object_value<W: ?Sized + std::io::Write>(
+        &mut self,
+        out: &mut W,
+    ) -> std::io::Result<()> {
         out.write_all(b": ")
     }
 }
@@ -239,13 +237,15 @@ mod tests {
 
     #[test]
     fn a_template_can_refuse() {
-        let error = render("{{ raise_exception('no system role') }}", json!({})).expect_err("refuses");
+        let error =
+            render("{{ raise_exception('no system role') }}", json!({})).expect_err("refuses");
         assert!(error.to_string().contains("no system role"), "{error}");
     }
 
     #[test]
     fn there_is_no_clock() {
-        let source = "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}then{% endif %}";
+        let source =
+            "{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% else %}then{% endif %}";
         assert_eq!(render(source, json!({})).expect("renders"), "then");
         let error = render("{{ strftime_now('%Y') }}", json!({})).expect_err("no clock");
         assert!(error.to_string().contains("strftime_now"), "{error}");

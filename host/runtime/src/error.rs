@@ -210,9 +210,8 @@ impl Diagnostic for RuntimeError {
             RuntimeError::WeightSize { name, .. } => Some(name.clone()),
             RuntimeError::Read { path, .. } => Some(path.display().to_string()),
             RuntimeError::Malformed { file, .. } => Some(file.clone()),
-            RuntimeError::NoTokenizer { directory } | RuntimeError::NoChatTemplate { directory } => {
-                Some(directory.display().to_string())
-            }
+            RuntimeError::NoTokenizer { directory }
+            | RuntimeError::NoChatTemplate { directory } => Some(directory.display().to_string()),
             _ => None,
         }
     }
@@ -232,7 +231,8 @@ impl Diagnostic for RuntimeError {
                 "lower --max_output_len or raise --kv_cache_tokens".into()
             }
             RuntimeError::OutOfMemory { .. } => {
-                "lower --kv_cache_tokens, --max_batch_size, --max_num_tokens or --max_seq_len".into()
+                "lower --kv_cache_tokens, --max_batch_size, --max_num_tokens or --max_seq_len"
+                    .into()
             }
             RuntimeError::BadLimit { name, .. } | RuntimeError::BadSampling { name, .. } => {
                 format!("set {name} to a value in its range")

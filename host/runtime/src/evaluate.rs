@@ -157,6 +157,76 @@ pub fn perplexity(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sampler::argmax;
+    use crate::testing;
+
+    fn text(tokens: usize) -> Vec<u32> {
+        (0..tokens).map(|t| ((t * t + 3 * t) % testing::VOCABULARY) as u32).collect()
+    }
+
+    #[test]
+    fn all_positions_at_once_give_the_bits_of_one_at_a_time() {
+        let mut model = testing::model(&testing::options());
+        let ids = text(37);
+        let all = logits(&mut model, &[ids[..5].to_vec(), ids.clone()]).expect("runs").remove(1);
+        let mut one_by_one = Vec::new();
+        let mut batcher = Batcher::new(&mut model);
+        batcher.join(&ids[..1], 0, ids.len()).expect("joins");
+        while !batcher.is_idle() {
+            batcher
+                .step(|_, position, row| {
+                    one_by_one.extend_from_slice(row);
+                    Ok(ids.get(position + 1).map_or(Step::Leave, |&id| Step::Append(id)))
+                })
+                .expect("a step");
+        }
+        assert_eq!(all, one_by_one);
+        assert!(all.iter().all(|x| x.is_finite()));
+        let rows = || all.chunks(testing::VOCABULARY).map(argmax);
+        assert!(rows().any(|id| Some(id) != rows().next()), "the model says different things");
+    }
+
+    #[test]
+    fn a_graph_before_and_after_passes_gives_the_same() {
+        let prompts = [text(20), text(33)];
+        let mut fused = testing::model(&testing::options());
+        let mut plain = testing::model_of(testing::plain_graph(2), &testing::options());
+        let fused = logits(&mut fused, &prompts).expect("runs");
+        let plain = logits(&mut plain, &prompts).expect("runs");
+        for (a, b) in fused.concat().iter().zip(plain.concat()) {
+            assert!((a - b).abs() < 1e-4 * (1.0 + b.abs()), "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn a_perplexity_is_that_of_the_logits_of_its_windows() {
+        let mut model = testing::model(&testing::options());
+        let ids = text(50);
+        let report = perplexity(&mut model, &ids, 20, 8, |_, _| {}).expect("runs");
+        let mut sum = 0.0;
+        for window in &report.windows {
+            let rows = logits(&mut model, &[ids[window.begin..window.end].to_vec()]).expect("runs");
+            for token in window.first_scored..window.end {
+                let at = (token - 1 - window.begin) * testing::VOCABULARY;
+                sum += nll(&rows[0][at..at + testing::VOCABULARY], ids[token]);
+            }
+        }
+        assert!((report.nll_sum - sum).abs() < 1e-9 * sum, "{} is not {sum}", report.nll_sum);
+        assert_eq!((report.tokens, report.scored), (50, 49));
+        assert_eq!(report.perplexity, (report.nll_sum / 49.0).exp());
+    }
+
+    #[test]
+    fn windows_that_cannot_be_are_refused() {
+        let mut model = testing::model(&testing::options());
+        let limit = model.limits().max_seq_len;
+        for (tokens, window, stride) in
+            [(1, 8, 4), (50, 1, 1), (50, limit + 1, 4), (50, 8, 0), (50, 8, 9)]
+        {
+            let refused = perplexity(&mut model, &text(tokens), window, stride, |_, _| {});
+            assert!(matches!(refused, Err(RuntimeError::BadPerplexity { .. })));
+        }
+    }
 
     #[test]
     fn every_token_but_the_first_is_scored_once() {

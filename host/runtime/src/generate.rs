@@ -270,7 +270,96 @@ impl Active {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
+    use crate::tokenizer::tests::bytes_tokenizer;
     use serde_json::json;
+
+    fn request(length: usize) -> Request {
+        Request { prompt: vec![40, 41, 42], max_output_len: Some(length), ..Request::default() }
+    }
+
+    /// Answers, and the text that was streamed for each.
+    fn run(requests: &[Request]) -> Vec<(Generation, String)> {
+        let mut model = testing::model(&testing::options());
+        let tokenizer = bytes_tokenizer(json!({}));
+        let mut generator = Generator::new(&mut model, Some(&tokenizer));
+        let mut streamed: BTreeMap<RequestId, String> = BTreeMap::new();
+        for request in requests {
+            streamed.insert(generator.submit(request.clone()).expect("fits"), String::new());
+        }
+        let each = |event: &Event| {
+            if let Some(text) = streamed.get_mut(&event.request) {
+                text.push_str(&event.text);
+            }
+        };
+        let answers = generator.run(each).expect("runs");
+        answers.into_iter().zip(streamed.into_values()).collect()
+    }
+
+    #[test]
+    fn an_answer_ends_at_its_length_and_is_streamed_whole() {
+        let (answer, streamed) = run(&[request(12)]).remove(0);
+        assert_eq!((answer.ids.len(), answer.finish.name()), (12, "length"));
+        assert_eq!(answer.prompt_len, 3);
+        let tokenizer = bytes_tokenizer(json!({}));
+        assert_eq!(answer.text, tokenizer.decode(&answer.ids, true).expect("decodes"));
+        assert_eq!(streamed, answer.text);
+    }
+
+    #[test]
+    fn a_stop_string_over_several_tokens_ends_it_and_is_never_streamed() {
+        let (whole, _) = run(&[request(12)]).remove(0);
+        let text: Vec<char> = whole.text.chars().collect();
+        let string: String = text[5..9].iter().collect();
+        let at = whole.text.find(&string).expect("it is there");
+        let stop = Stop { ids: vec![], strings: vec!["not there".into(), string.clone()] };
+        let (answer, streamed) = run(&[Request { stop, ..request(12) }]).remove(0);
+        assert_eq!(answer.finish, Finish::String(string));
+        assert_eq!(answer.text, whole.text[..at]);
+        assert_eq!(streamed, answer.text);
+        assert!(answer.ids.len() < 12 && whole.ids.starts_with(&answer.ids));
+    }
+
+    #[test]
+    fn an_id_ends_it_and_is_no_part_of_the_text() {
+        let (whole, _) = run(&[request(12)]).remove(0);
+        let at = whole.ids.iter().position(|id| *id != whole.ids[0]).expect("two ids");
+        let id = whole.ids[at];
+        let stop = Stop { ids: vec![id], strings: vec![] };
+        let (answer, _) = run(&[Request { stop, ..request(12) }]).remove(0);
+        assert_eq!((answer.finish, answer.ids), (Finish::Id(id), whole.ids[..=at].to_vec()));
+        assert_eq!(answer.text.len(), at);
+    }
+
+    #[test]
+    fn what_is_sampled_does_not_depend_on_the_batch() {
+        let sampled = |seed, prompt: Vec<u32>| Request {
+            prompt,
+            sampling: Sampling { temperature: 1.5, top_p: 0.95, seed, ..Sampling::default() },
+            ..request(20)
+        };
+        let requests: Vec<Request> =
+            (0..6).map(|i| sampled(u64::from(i % 2), vec![i, 7, 2 * i])).collect();
+        let together = run(&requests);
+        for (request, (answer, _)) in requests.iter().zip(&together) {
+            assert_eq!(run(std::slice::from_ref(request))[0].0.ids, answer.ids);
+        }
+    }
+
+    #[test]
+    fn without_a_length_it_ends_where_the_model_does() {
+        let mut model = testing::model(&testing::options());
+        let limit = model.limits().max_seq_len;
+        let mut generator = Generator::new(&mut model, None);
+        let open = Request { max_output_len: None, ..request(1) };
+        generator.submit(open.clone()).expect("fits");
+        let answer = generator.run(|_| {}).expect("runs").remove(0);
+        assert_eq!((answer.ids.len(), answer.finish), (limit - 3, Finish::Length));
+        let full = Request { prompt: vec![1; limit], ..open };
+        assert!(matches!(generator.submit(full), Err(RuntimeError::PromptTooLong { .. })));
+        let none = request(0);
+        assert!(matches!(generator.submit(none), Err(RuntimeError::BadLimit { .. })));
+    }
 
     #[test]
     fn eos_is_a_number_or_a_list() {

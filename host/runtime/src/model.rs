@@ -138,9 +138,8 @@ fn limits(
     build: &BuildConfig,
     options: &LoadOptions,
 ) -> Result<Limits, RuntimeError> {
-    let pick = |name, said: Option<usize>, built: u32| {
-        at_least_one(name, said.unwrap_or(built as usize))
-    };
+    let pick =
+        |name, said: Option<usize>, built: u32| at_least_one(name, said.unwrap_or(built as usize));
     let max_batch_size = pick("--max_batch_size", options.max_batch_size, build.max_batch_size)?;
     let max_num_tokens = pick("--max_num_tokens", options.max_num_tokens, build.max_num_tokens)?;
     let max_seq_len = pick("--max_seq_len", options.max_seq_len, build.max_seq_len)?;

@@ -78,7 +78,8 @@ pub fn argmax(logits: &[f32]) -> u32 {
             *lane = if x > *lane { x } else { *lane };
         }
     }
-    let largest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
+    let largest =
+        lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m });
     logits.iter().position(|&x| x == largest).unwrap_or(0) as u32
 }
 

@@ -149,6 +149,19 @@ mod tests {
     }
 
     #[test]
+    fn characters_come_whole_and_pieces_add_up_to_the_text() {
+        let tokenizer = crate::tokenizer::tests::bytes_tokenizer(serde_json::json!({}));
+        // `é`, a byte that is no character, `x`, the beginning of a character.
+        let ids = [0xc3, 0xa9, 0xff, 120, 257, 0xe4, 0xb8];
+        let mut detokenizer = Detokenizer::default();
+        let mut pieces: Vec<String> =
+            ids.iter().map(|&id| detokenizer.push(&tokenizer, id).expect("decodes")).collect();
+        pieces.push(detokenizer.finish(&tokenizer).expect("decodes"));
+        assert_eq!(pieces[..4], ["", "é", "", "\u{fffd}x"]);
+        assert_eq!(pieces.concat(), tokenizer.decode(&ids, true).expect("decodes"));
+    }
+
+    #[test]
     fn without_stop_strings_nothing_is_held() {
         assert_eq!(run(&[""], &["a", "b"]), (vec!["a".into(), "b".into(), String::new()], None));
     }

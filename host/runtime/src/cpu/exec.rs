@@ -39,11 +39,9 @@ impl<'a> Inputs<'a> {
                 table: table.elements(self.program)?,
                 output: rows(output),
             },
-            Call::Gather { input, output } => Step::Gather {
-                input: rows(input),
-                rows: &self.batch.outputs,
-                output: rows(output),
-            },
+            Call::Gather { input, output } => {
+                Step::Gather { input: rows(input), rows: &self.batch.outputs, output: rows(output) }
+            }
             Call::Linear { input, weight, bias, output } => Step::Linear {
                 input: rows(input),
                 weights: weight.elements(self.program)?,

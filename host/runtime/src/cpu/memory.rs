@@ -63,7 +63,12 @@ struct Place {
 impl Memory {
     /// Places for all that `nodes` make; `output` lives to the end. `None` where a size cannot
     /// be counted.
-    pub(crate) fn new(graph: &Graph, nodes: &[Node], output: Value, limits: &Limits) -> Option<Memory> {
+    pub(crate) fn new(
+        graph: &Graph,
+        nodes: &[Node],
+        output: Value,
+        limits: &Limits,
+    ) -> Option<Memory> {
         let last = last_reads(graph, nodes, output);
         let mut places: SecondaryMap<Value, Option<Place>> = SecondaryMap::new();
         let mut buffers: Vec<Buffer> = Vec::new();

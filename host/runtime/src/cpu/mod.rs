@@ -63,7 +63,11 @@ impl Cpu {
         let (needed, free) = (plan.arena.saturating_mul(size_of::<f32>()) as u64, free_memory());
         if needed > free {
             let (needed, available) = (needed >> 20, free >> 20);
-            return Err(RuntimeError::OutOfMemory { what: "the values of a step", needed, available });
+            return Err(RuntimeError::OutOfMemory {
+                what: "the values of a step",
+                needed,
+                available,
+            });
         }
         let graph = program.graph();
         let mut tables = PrimaryMap::new();

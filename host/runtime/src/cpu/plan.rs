@@ -94,7 +94,9 @@ impl Plan {
         let vocabulary = calls
             .iter()
             .filter_map(|call| match call {
-                Call::Embedding { table, .. } => graph.weights[table.weight].shape().first().copied(),
+                Call::Embedding { table, .. } => {
+                    graph.weights[table.weight].shape().first().copied()
+                }
                 _ => None,
             })
             .min()
@@ -136,7 +138,10 @@ impl Builder<'_> {
             DType::F16 => WeightKind::F16,
             DType::BF16 => WeightKind::BF16,
             other => {
-                return Err(unsupported(&format!("there is no kernel for {other} weights"), weight));
+                return Err(unsupported(
+                    &format!("there is no kernel for {other} weights"),
+                    weight,
+                ));
             }
         };
         let (found, expected) = (self.program.weight(weight).len() as u64, data.bytes());
@@ -150,7 +155,9 @@ impl Builder<'_> {
         let floats = match self.matrix(weight)?.elements(self.program)? {
             Weights::F32(bits) => bits.to_vec(),
             Weights::F16(bits) => bits.iter().map(|&b| half::f16::from_bits(b).to_f32()).collect(),
-            Weights::BF16(bits) => bits.iter().map(|&b| half::bf16::from_bits(b).to_f32()).collect(),
+            Weights::BF16(bits) => {
+                bits.iter().map(|&b| half::bf16::from_bits(b).to_f32()).collect()
+            }
         };
         self.vectors.push(floats);
         Ok(self.vectors.len() - 1)

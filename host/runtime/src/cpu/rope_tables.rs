@@ -34,9 +34,8 @@ impl Frequencies {
             }
             Scaling::Yarn { factor, fast, slow, attention, context } => {
                 let context = f64::from(context);
-                let attention = attention.unwrap_or_else(|| {
-                    if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 }
-                });
+                let attention = attention
+                    .unwrap_or_else(|| if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 });
                 let range = yarn_range(fast, slow, f64::from(width), rotary.base, context);
                 let blend = powers.iter().enumerate();
                 let inverse = blend.map(|(i, &power)| yarn(power, i, factor, range)).collect();
