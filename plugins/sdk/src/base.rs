@@ -1,0 +1,203 @@
+//! The fields that every decoder has: the base fields of a checkpoint's config, as HuggingFace's
+//! configs and GGUF's metadata say them.
+
+use crate::{
+    ABSENT, Field, Names, Outline, REQUIRED, Refusal, Setting, Settings, default, flag, integer,
+    number, same_as, set, text, texts,
+};
+
+/// The sizes of a decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Base {
+    /// Blocks.
+    pub blocks: u32,
+    /// Width between blocks.
+    pub hidden: u32,
+    /// Width inside feed-forward layers.
+    pub inner: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key and value heads; divides `heads`.
+    pub key_heads: u32,
+    /// Width of a head.
+    pub head_width: u32,
+    /// How many leading elements of a head turn.
+    pub rotated: u32,
+    /// Entries of the vocabulary.
+    pub vocabulary: u32,
+    /// Positions that it was trained for.
+    pub context: u32,
+    /// What keeps norms from dividing by zero.
+    pub epsilon: f64,
+    /// Of feed-forward layers, by the name that configs use.
+    pub activation: String,
+    /// Whether the head is the embedding's table.
+    pub tied: bool,
+}
+
+/// What GGUF calls the fields that [`Base`] and [`Rope`](crate::Rope) read. `prefix` is the
+/// architecture's name there, as in `llama.block_count`; `more` are names of a plugin's own.
+pub fn gguf_names(prefix: &str, more: &[(&'static str, &str)]) -> Names {
+    const TENSORS: [(&str, &str); 2] = [
+        ("tensor:lm_head.weight", "tensor:output.weight"),
+        ("tensor:rope_freqs.weight", "tensor:rope_freqs.weight"),
+    ];
+    const NAMES: [(&str, &str); 19] = [
+        ("num_hidden_layers", "block_count"),
+        ("hidden_size", "embedding_length"),
+        ("intermediate_size", "feed_forward_length"),
+        ("num_attention_heads", "attention.head_count"),
+        ("num_key_value_heads", "attention.head_count_kv"),
+        ("head_dim", "attention.key_length"),
+        ("v_head_dim", "attention.value_length"),
+        ("rotary_dim", "rope.dimension_count"),
+        ("vocab_size", "vocab_size"),
+        ("max_position_embeddings", "context_length"),
+        ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+        ("rope_theta", "rope.freq_base"),
+        ("rope_scaling.type", "rope.scaling.type"),
+        ("rope_scaling.factor", "rope.scaling.factor"),
+        ("rope_scaling.original_max_position_embeddings", "rope.scaling.original_context_length"),
+        ("rope_scaling.beta_fast", "rope.scaling.yarn_beta_fast"),
+        ("rope_scaling.beta_slow", "rope.scaling.yarn_beta_slow"),
+        ("rope_scaling.attn_factor", "rope.scaling.attn_factor"),
+        ("rope_scaling.ext_factor", "rope.scaling.yarn_ext_factor"),
+    ];
+    let prefixed = NAMES.into_iter().map(|(ours, own)| (ours, format!("{prefix}.{own}")));
+    let whole = TENSORS.iter().chain(more).map(|&(ours, own)| (ours, own.to_owned()));
+    prefixed.chain(whole).collect()
+}
+
+impl Base {
+    /// What is read of a source's config, in HuggingFace's words.
+    pub fn source_fields() -> Vec<Field> {
+        vec![
+            integer("num_hidden_layers", REQUIRED, "Blocks."),
+            integer("hidden_size", REQUIRED, "Width between blocks."),
+            integer("intermediate_size", REQUIRED, "Width inside feed-forward layers."),
+            integer("num_attention_heads", REQUIRED, "Query heads."),
+            integer("num_key_value_heads", same_as("num_attention_heads"), "Key and value heads."),
+            integer("head_dim", ABSENT, "Width of a head; the heads share the width if not said."),
+            integer("v_head_dim", same_as("head_dim"), "Width of a value's head."),
+            integer("rotary_dim", same_as("head_dim"), "Leading elements of a head that turn."),
+            integer("vocab_size", REQUIRED, "Entries of the vocabulary."),
+            integer("max_position_embeddings", REQUIRED, "Positions that it was trained for."),
+            number("rms_norm_eps", default(1e-6), "What keeps norms from dividing by zero."),
+            text("hidden_act", default("silu"), "Activation of feed-forward layers."),
+            integer("pretraining_tp", ABSENT, "How training was split; it changes nothing."),
+            texts("architectures", ABSENT, "Which of the plugin's architectures it is."),
+            flag("tie_word_embeddings", ABSENT, "Whether the head is the embedding's table."),
+            flag("tensor:lm_head.weight", ABSENT, "Whether the head has a tensor of its own."),
+        ]
+    }
+
+    /// What is read of a checkpoint's config beside its base fields.
+    pub fn fields() -> Vec<Field> {
+        vec![flag("tie_word_embeddings", default(false), "Whether the head is the embedding.")]
+    }
+
+    /// From a source's settings.
+    pub fn from_source(source: &Settings) -> Result<Base, Refusal> {
+        let (hidden, heads): (u32, u32) =
+            (source.get("hidden_size")?, source.get("num_attention_heads")?);
+        let head_width = source.find("head_dim")?.unwrap_or(hidden / heads);
+        let own_head: bool = source.get("tensor:lm_head.weight")?;
+        let base = Base {
+            blocks: source.get("num_hidden_layers")?,
+            hidden,
+            inner: source.get("intermediate_size")?,
+            heads,
+            key_heads: source.get("num_key_value_heads")?,
+            head_width,
+            rotated: source.find("rotary_dim")?.unwrap_or(head_width),
+            vocabulary: source.get("vocab_size")?,
+            context: source.get("max_position_embeddings")?,
+            epsilon: source.get("rms_norm_eps")?,
+            activation: source.get("hidden_act")?,
+            // Some sources say it nowhere else than in the tensors that they have.
+            tied: source.find("tie_word_embeddings")?.unwrap_or(!own_head),
+        };
+        if source.find("v_head_dim")?.is_some_and(|width: u32| width != head_width) {
+            return source.refuse("v_head_dim", format!("must be the key's width, {head_width}"));
+        }
+        base.check(source, ["head_dim", "rotary_dim", "rms_norm_eps"])
+    }
+
+    /// What the host asks first.
+    pub fn outline(&self) -> Outline {
+        Outline { blocks: self.blocks, vocabulary: self.vocabulary, context: self.context }
+    }
+
+    /// Source tensors that a decoder leaves out.
+    pub fn unused(&self, dialect: &str) -> Vec<(&'static str, &'static str)> {
+        let head = if dialect == "gguf" { "output.weight" } else { "lm_head.weight" };
+        let computed = ("*.rotary_emb.inv_freq", "it is computed from the config");
+        let tied = self.tied.then_some((head, "the head is the embedding's table"));
+        [computed].into_iter().chain(tied).collect()
+    }
+
+    /// As a checkpoint's base fields. `positions` is its `position_embedding_type`.
+    pub fn settings(&self, architecture: &str, positions: &str) -> Vec<Setting> {
+        vec![
+            set("architecture", Some(architecture.into())),
+            set("num_hidden_layers", Some(self.blocks.into())),
+            set("hidden_size", Some(self.hidden.into())),
+            set("intermediate_size", Some(self.inner.into())),
+            set("num_attention_heads", Some(self.heads.into())),
+            set("num_key_value_heads", Some(self.key_heads.into())),
+            set("head_size", Some(self.head_width.into())),
+            set("rotary_embedding_dim", Some(self.rotated.into())),
+            set("vocab_size", Some(self.vocabulary.into())),
+            set("max_position_embeddings", Some(self.context.into())),
+            set("norm_epsilon", Some(self.epsilon.into())),
+            set("hidden_act", Some(self.activation.as_str().into())),
+            set("position_embedding_type", Some(positions.into())),
+            set("qk_layernorm", Some(false.into())),
+            set("tie_word_embeddings", Some(self.tied.into())),
+        ]
+    }
+
+    /// From a checkpoint's settings.
+    pub fn open(config: &Settings) -> Result<Base, Refusal> {
+        let base = Base {
+            blocks: config.get("num_hidden_layers")?,
+            hidden: config.get("hidden_size")?,
+            inner: config.get("intermediate_size")?,
+            heads: config.get("num_attention_heads")?,
+            key_heads: config.get("num_key_value_heads")?,
+            head_width: config.get("head_size")?,
+            rotated: config.get("rotary_embedding_dim")?,
+            vocabulary: config.get("vocab_size")?,
+            context: config.get("max_position_embeddings")?,
+            epsilon: config.get("norm_epsilon")?,
+            activation: config.get("hidden_act")?,
+            tied: config.get("tie_word_embeddings")?,
+        };
+        base.check(config, ["head_size", "rotary_embedding_dim", "norm_epsilon"])
+    }
+
+    /// Whether the sizes fit together, in the words of whoever said them.
+    fn check(self, said: &Settings, [head, rotary, epsilon]: [&str; 3]) -> Result<Base, Refusal> {
+        const ACTIVATIONS: [&str; 7] =
+            ["silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu"];
+        let Base { heads, key_heads, head_width, rotated, .. } = self;
+        if !heads.is_multiple_of(key_heads) {
+            let why = format!("{key_heads} does not divide the {heads} query heads");
+            return said.refuse("num_key_value_heads", why);
+        }
+        if head_width == 0 || heads.checked_mul(head_width).is_none() {
+            return said.refuse(head, format!("{heads} heads of {head_width} are no width"));
+        }
+        if rotated > head_width || !rotated.is_multiple_of(2) {
+            let why = format!("{rotated} is odd or more than the head's width, {head_width}");
+            return said.refuse(rotary, why);
+        }
+        if !(self.epsilon > 0.0 && self.epsilon.is_finite()) {
+            return said.refuse(epsilon, format!("{:?} is not a small number", self.epsilon));
+        }
+        if !ACTIVATIONS.contains(&self.activation.as_str()) {
+            return said.refuse("hidden_act", format!("`{}` is not supported", self.activation));
+        }
+        Ok(self)
+    }
+}

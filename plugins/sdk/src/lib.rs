@@ -1,0 +1,78 @@
+//! What an engraft plugin is written on.
+//!
+//! A plugin describes an architecture and computes nothing: which fields of a config it reads
+//! ([`Architecture`]), which parameters a model has and what they are made of, and which
+//! operations turn tokens into logits ([`Model`]). The host asks place by place: the embedding,
+//! each block, the head.
+//!
+//! ```ignore
+//! use engraft_plugin_sdk::*;
+//! struct Mine { … }
+//! impl Architecture for Mine { … }   // read a config
+//! impl Model for Mine { … }          // say what the model is
+//! export!(Mine);
+//! ```
+//!
+//! There is no error to handle while a graph is written: a call that does not fit ends the plugin,
+//! and the host says which. A model that the plugin cannot do is turned down with a [`Refusal`].
+//! Only ordered collections are used here, and only those should be used in a plugin: the same
+//! model must give the same answers on every machine.
+
+mod base;
+mod component;
+mod field;
+mod parameter;
+mod parameters;
+mod rope;
+mod settings;
+mod write;
+
+pub use base::{Base, gguf_names};
+pub use component::{Architecture, Component, Model};
+pub use field::{
+    ABSENT, FieldExt, REQUIRED, default, field, fixed, flag, integer, integers, number, numbers,
+    same_as, text, texts,
+};
+pub use parameter::{
+    ParameterExt, PartExt, concat, feed_forward, key_heads, parameter, plain, query_heads, tensor,
+    tied, vocabulary,
+};
+pub use parameters::Parameters;
+pub use rope::Rope;
+pub use settings::{FromSetting, Names, Settings, refuse, renamed, set};
+pub use write::BuilderExt;
+
+pub use bindings::engraft::plugin::config::{
+    Fallback, Field, Kind, Setting, Value as SettingValue,
+};
+pub use bindings::engraft::plugin::graph::{Attention, Builder, Rotary, Value, Weight};
+pub use bindings::engraft::plugin::types::{Axis, Meaning, Refusal};
+pub use bindings::engraft::plugin::weights::{
+    Joint, Origin, Parameter, Part, Pile, Precision, Range, Step,
+};
+pub use bindings::exports::engraft::plugin::architecture::{Identity, Outline, Place};
+
+#[doc(hidden)]
+pub mod bindings {
+    #![allow(missing_docs, unsafe_code, reason = "generated from the contract")]
+    wit_bindgen::generate!({
+        world: "plugin",
+        path: "../../wit/v0.1",
+        pub_export_macro: true,
+        export_macro_name: "export_component",
+    });
+}
+
+/// Makes a type that is an [`Architecture`] the plugin that this crate is.
+#[macro_export]
+macro_rules! export {
+    ($architecture:ty) => {
+        #[doc(hidden)]
+        #[allow(unsafe_code, reason = "the component model's entry points")]
+        mod exported {
+            use super::*;
+            type Exported = $crate::Component<$architecture>;
+            $crate::bindings::export_component!(Exported with_types_in $crate::bindings);
+        }
+    };
+}

@@ -1,0 +1,165 @@
+//! Reading settings: each value by its path and as the type that is wanted, or a refusal that
+//! names the field.
+
+use crate::{Fallback, Field, Refusal, Setting, SettingValue};
+
+/// Turns a model down: the field at fault, and why.
+pub fn refuse<T>(subject: &str, reason: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { subject: subject.into(), reason: reason.into() })
+}
+
+/// A field of a checkpoint's config with its value; `None` says that it has none.
+pub fn set(path: &str, value: impl Into<Option<SettingValue>>) -> Setting {
+    Setting { path: path.into(), value: value.into() }
+}
+
+/// What the declared fields resolved to.
+pub struct Settings {
+    settings: Vec<Setting>,
+    names: Names,
+}
+
+/// What a dialect calls fields: first the name that a plugin uses, then the dialect's own.
+pub type Names = Vec<(&'static str, String)>;
+
+/// The same fields in a dialect with names of its own; what it has no name for is left out.
+pub fn renamed(fields: Vec<Field>, names: &Names) -> Vec<Field> {
+    let find = |path: &str| names.iter().find(|(ours, _)| *ours == path).map(|(_, own)| own);
+    fields
+        .into_iter()
+        .filter_map(|mut field| {
+            field.path = find(&field.path)?.clone();
+            if let Fallback::SameAs(other) = &field.fallback {
+                field.fallback = Fallback::SameAs(find(other)?.clone());
+            }
+            Some(field)
+        })
+        .collect()
+}
+
+impl Settings {
+    /// Wraps what the host hands over.
+    pub fn new(settings: Vec<Setting>) -> Settings {
+        Settings { settings, names: Names::new() }
+    }
+
+    /// Lets a plugin use its own names for the fields of a dialect that [`renamed`] declared;
+    /// refusals still name the dialect's.
+    pub fn renamed(mut self, names: Names) -> Settings {
+        self.names = names;
+        self
+    }
+
+    /// What the source calls a field.
+    pub fn spelled<'a>(&'a self, path: &'a str) -> &'a str {
+        self.names.iter().find(|(ours, _)| *ours == path).map_or(path, |(_, own)| own)
+    }
+
+    /// Turns the model down because of a field.
+    pub fn refuse<T>(&self, path: &str, reason: impl Into<String>) -> Result<T, Refusal> {
+        refuse(self.spelled(path), reason)
+    }
+
+    /// The value of a field, as it came.
+    pub fn value(&self, path: &str) -> Option<&SettingValue> {
+        let path = self.spelled(path);
+        self.settings.iter().find(|setting| setting.path == path)?.value.as_ref()
+    }
+
+    /// The value of a field that may be absent.
+    pub fn find<T: FromSetting>(&self, path: &str) -> Result<Option<T>, Refusal> {
+        let Some(value) = self.value(path) else { return Ok(None) };
+        match T::from_setting(value) {
+            Some(value) => Ok(Some(value)),
+            None => self.refuse(path, format!("must be {}", T::WANTED)),
+        }
+    }
+
+    /// The value of a field that must be there.
+    pub fn get<T: FromSetting>(&self, path: &str) -> Result<T, Refusal> {
+        match self.find(path)? {
+            Some(value) => Ok(value),
+            None => self.refuse(path, "is missing"),
+        }
+    }
+
+    /// The value of the first of several fields that is there.
+    pub fn first<T: FromSetting>(&self, paths: &[&str]) -> Result<Option<T>, Refusal> {
+        for path in paths {
+            if let Some(value) = self.find(path)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the source's `architectures` says first, if it is in the list; else the first listed.
+    pub fn architecture(&self, accepted: &[&'static str]) -> Result<&'static str, Refusal> {
+        let said: Vec<String> = self.find("architectures")?.unwrap_or_default();
+        let known = accepted.iter().find(|name| said.first().is_some_and(|said| said == *name));
+        known.or(accepted.first()).copied().map_or_else(|| self.refuse("architectures", "?"), Ok)
+    }
+
+    /// Turns the model down if one of these fields is there and says anything else. Of a list,
+    /// every entry must be the one that is wanted.
+    pub fn check_fixed(&self, values: &[(&str, SettingValue)]) -> Result<(), Refusal> {
+        for (path, wanted) in values {
+            if let Some(found) = self.value(path).filter(|found| !same(found, wanted)) {
+                return self.refuse(path, format!("{} is not supported", show(found)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn same(found: &SettingValue, wanted: &SettingValue) -> bool {
+    match (found, wanted) {
+        (SettingValue::Texts(all), SettingValue::Texts(one)) => all.iter().all(|v| one.contains(v)),
+        _ => show(found) == show(wanted),
+    }
+}
+
+/// A value as a config spells it.
+fn show(value: &SettingValue) -> String {
+    match value {
+        SettingValue::Flag(v) => v.to_string(),
+        SettingValue::Integer(v) => v.to_string(),
+        SettingValue::Number(v) => format!("{v:?}"),
+        SettingValue::Text(v) => format!("{v:?}"),
+        SettingValue::Integers(v) => format!("{v:?}"),
+        SettingValue::Numbers(v) => format!("{v:?}"),
+        SettingValue::Texts(v) => format!("{v:?}"),
+    }
+}
+
+/// What a setting can be read as.
+pub trait FromSetting: Sized {
+    /// In words, for a refusal: `a whole number from 1 to 4294967295`.
+    const WANTED: &'static str;
+    /// None where it is of another kind or out of range.
+    fn from_setting(value: &SettingValue) -> Option<Self>;
+}
+
+macro_rules! from_setting {
+    ($($to:ty, $case:ident, $wanted:literal, $convert:expr;)*) => { $(
+        impl FromSetting for $to {
+            const WANTED: &'static str = $wanted;
+            fn from_setting(value: &SettingValue) -> Option<Self> {
+                match value {
+                    SettingValue::$case(value) => $convert(value.clone()),
+                    _ => None,
+                }
+            }
+        }
+    )* };
+}
+from_setting! {
+    bool, Flag, "true or false", Some;
+    i64, Integer, "a whole number", Some;
+    u32, Integer, "a whole number from 1 to 4294967295", |v| u32::try_from(v).ok().filter(|&v| v > 0);
+    f64, Number, "a number", Some;
+    String, Text, "a text", Some;
+    Vec<i64>, Integers, "a list of whole numbers", Some;
+    Vec<f64>, Numbers, "a list of numbers", Some;
+    Vec<String>, Texts, "a list of texts", Some;
+}
