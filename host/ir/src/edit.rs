@@ -137,3 +137,110 @@ impl Renumber {
         self.states[state].0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Activation, AnyEntity, Node, parse, verify};
+
+    const TEXT: &str = r#"graph 1
+r0 = rotary head_width=8 rotated=8 base=10.0
+r1 = rotary head_width=8 rotated=8 base=20.0
+place embed {
+    w0 = weight "e" f32 [10 vocabulary, 8]
+    v0 = tokens
+    v1 = embedding v0, w0
+    return v1
+}
+place block 0 {
+    s0 = cache key_heads=1 head_width=8
+    v2 = rotate v1, r0
+    v3 = attend v2, v2, v1, s0, query_heads=1 scale=1.0
+    v4 = rotate v3, r1
+    return v4
+}
+place head {
+    w1 = weight "n" f32 [8]
+    w2 = weight "o" f32 [10 vocabulary, 8] tied w0
+    v5 = rms_norm v4, w1, epsilon=1e-5
+    v6 = linear v5, w2
+    return v6
+}
+"#;
+
+    fn v(i: u32) -> Value {
+        Value::from_u32(i)
+    }
+
+    #[test]
+    fn operands_and_carries_are_uses() {
+        let uses = parse(TEXT).expect("it parses").uses();
+        let uses: Vec<u32> = (0..7).map(|i| uses[v(i)]).collect();
+        assert_eq!(uses, [1, 3, 2, 1, 2, 1, 1]);
+    }
+
+    #[test]
+    fn replaced_uses_are_gone_from_nodes_and_carries() {
+        let mut graph = parse(TEXT).expect("it parses");
+        graph.replace_uses(v(4), v(3));
+        let uses = graph.uses();
+        assert_eq!((uses[v(3)], uses[v(4)]), (3, 0));
+        assert_eq!(graph.places[Place::from_u32(1)].carry, [v(3)]);
+    }
+
+    #[test]
+    fn renumbering_drops_what_no_place_runs_and_numbers_in_order() {
+        let mut graph = parse(TEXT).expect("it parses");
+        let block = Place::from_u32(1);
+        graph.labels[v(3)] = Some("kept".to_string());
+        // Without the attention and the first turn; something new between the rest.
+        graph.replace_uses(v(3), v(1));
+        graph.places[block].nodes.drain(..2);
+        let silu = Op::Activate { input: v(1), activation: Activation::Silu };
+        let node = graph.append(block, silu).expect("it fits");
+        let new = graph.result(node);
+        graph.labels[new] = Some("new".to_string());
+        graph.places[block].nodes.rotate_right(1);
+        graph.nodes[Node::from_u32(4)].op.map_values(|value| *value = new);
+
+        let dense = graph.renumber();
+        assert_eq!(verify(&dense), Ok(()));
+        assert!(dense.states.is_empty());
+        assert_eq!(dense.rotaries.len(), 1);
+        assert_eq!(dense.labels[v(2)].as_deref(), Some("new"));
+        let lines: Vec<String> =
+            dense.nodes.keys().filter_map(|n| dense.line(AnyEntity::Node(n))).collect();
+        assert_eq!(
+            lines,
+            [
+                "v0 = tokens",
+                "v1 = embedding v0, w0",
+                "v2 = activate v1, silu",
+                "v3 = rotate v2, r0",
+                "v4 = rms_norm v3, w1, epsilon=1e-5",
+                "v5 = linear v4, w2",
+            ]
+        );
+        let text = dense.to_string();
+        let read = parse(&text).expect("it parses");
+        assert_eq!(read.to_string(), text.replace(" \"new\"", ""), "all but labels");
+    }
+
+    #[test]
+    fn weights_are_numbered_by_place() {
+        let mut graph = parse(TEXT).expect("it parses");
+        graph.homes[Weight::from_u32(1)] = Some(Place::from_u32(0));
+        graph.homes[Weight::from_u32(0)] = Some(Place::from_u32(2));
+        let dense = graph.renumber();
+        let names: Vec<&str> = dense.weights.values().map(|data| data.name.as_str()).collect();
+        assert_eq!(names, ["n", "e", "o"]);
+        assert_eq!(dense.weights[Weight::from_u32(2)].tied, Some(Weight::from_u32(1)));
+    }
+
+    #[test]
+    fn what_pointed_to_nothing_does_so_still() {
+        let mut graph = parse(TEXT).expect("it parses");
+        graph.replace_uses(v(4), v(99));
+        assert!(verify(&graph.renumber()).is_err());
+    }
+}

@@ -64,7 +64,7 @@ impl WeightData {
         let segments = || self.axes.iter().flat_map(|axis| &axis.segments);
         if self.axes.iter().any(|axis| axis.segments.is_empty()) || segments().any(|s| s.size == 0)
         {
-            return Err("no length may be 0".to_string());
+            return Err("no length, and no part of one, may be 0".to_string());
         }
         if self.bytes() > i64::MAX as u64 {
             return Err("it must have fewer than 2^63 bytes".to_string());

@@ -243,9 +243,9 @@ impl<'a> Operands<'a> {
             let (weight, dtype) = (self.show(weight), data.dtype);
             return Err(format!("{role} {weight} of {dtype}: it must be of floating point"));
         }
-        <[u64; RANK]>::try_from(data.shape()).map_err(|shape| {
-            let (weight, rank) = (self.show(weight), shape.len());
-            format!("{role} {weight} has {rank} axes: it must have {RANK}")
+        <[u64; RANK]>::try_from(data.shape()).map_err(|_| {
+            let axes = if RANK == 1 { "axis" } else { "axes" };
+            format!("{role} {}: it must have {RANK} {axes}", self.show(weight))
         })
     }
 

@@ -18,6 +18,7 @@ mod op;
 mod options;
 mod parse;
 mod shape;
+mod verifier_errors;
 mod verify;
 mod write;
 
@@ -28,4 +29,5 @@ pub use infer::{TypeError, infer};
 pub use op::{Activation, AttentionData, Op, RotaryData, Scaling};
 pub use parse::{ParseError, parse};
 pub use shape::{Axis, Dim, Meaning, Segment, Type, display_axes};
-pub use verify::{MAX_LABEL, MAX_NAME, VerifierError, VerifierErrors, display_errors, verify};
+pub use verifier_errors::{VerifierError, VerifierErrors, display_errors};
+pub use verify::{MAX_LABEL, MAX_NAME, verify};

@@ -33,11 +33,9 @@ use crate::graph::{Graph, NodeData, PlaceData, PlaceKind, WeightData};
 use crate::infer::infer;
 use crate::op::Op;
 use crate::shape::{Type, display_axes};
-use crate::write::write_graph;
+use crate::verifier_errors::{VerifierError, VerifierErrors};
 use cranelift_entity::SecondaryMap;
-use engraft_diagnostic::{Code, Diagnostic, Fault};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeSet;
 
 /// The longest label, in bytes.
 pub const MAX_LABEL: usize = 256;
@@ -47,59 +45,6 @@ pub const MAX_NAME: usize = 512;
 
 /// After so many errors the verifier stops.
 const MAX_ERRORS: usize = 100;
-
-/// A rule that a graph breaks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifierError {
-    /// What breaks it.
-    pub location: AnyEntity,
-    /// The line of the text form that defines it, where there is one.
-    pub context: Option<String>,
-    /// How.
-    pub message: String,
-}
-
-impl fmt::Display for VerifierError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.location, self.message)
-    }
-}
-
-/// The rules that a graph breaks: at least one, at most a hundred.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifierErrors(pub Vec<VerifierError>);
-
-impl fmt::Display for VerifierErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
-            [] => f.write_str("the graph does not verify"),
-            [only] => write!(f, "the graph does not verify: {only}"),
-            [first, rest @ ..] => {
-                write!(f, "the graph does not verify: {first} ({} more)", rest.len())
-            }
-        }
-    }
-}
-
-impl std::error::Error for VerifierErrors {}
-
-impl Diagnostic for VerifierErrors {
-    fn code(&self) -> Code {
-        Code(803)
-    }
-
-    fn fault(&self) -> Fault {
-        Fault::Input
-    }
-
-    fn location(&self) -> Option<String> {
-        self.0.first().and_then(|first| first.context.clone())
-    }
-
-    fn help(&self) -> Option<String> {
-        Some("mend what wrote the graph: a plugin, a pass, or a hand".to_string())
-    }
-}
 
 /// Whether a graph keeps every rule.
 ///
@@ -120,33 +65,6 @@ pub fn verify(graph: &Graph) -> Result<(), VerifierErrors> {
     verifier.places();
     verifier.leftovers();
     if verifier.errors.is_empty() { Ok(()) } else { Err(VerifierErrors(verifier.errors)) }
-}
-
-/// The text of a graph with each error as a comment under the line that it belongs to.
-pub fn display_errors(graph: &Graph, errors: &VerifierErrors) -> String {
-    let mut by_entity: BTreeMap<AnyEntity, Vec<&VerifierError>> = BTreeMap::new();
-    for error in &errors.0 {
-        let line = match error.location {
-            AnyEntity::Value(value) => match graph.values.get(value) {
-                Some(data) => data.node.into(),
-                None => AnyEntity::Graph,
-            },
-            entity => entity,
-        };
-        by_entity.entry(line).or_default().push(error);
-    }
-    let mut text = String::new();
-    // A string takes whatever is written.
-    let _ = write_graph(&mut text, graph, &mut |out, entity| {
-        for error in by_entity.remove(&entity).into_iter().flatten() {
-            writeln!(out, "; ^ error: {error}")?;
-        }
-        Ok(())
-    });
-    for error in by_entity.into_values().flatten() {
-        text.push_str(&format!("; error: {error}\n"));
-    }
-    text
 }
 
 /// What is known of the graph so far, and what is wrong with it.
@@ -254,7 +172,7 @@ impl Verifier<'_> {
             self.carry(place, data, before.map(|(_, before)| before));
             before = Some((place, data));
         }
-        if !before.is_some_and(|(_, before)| before.kind == PlaceKind::Head) {
+        if before.is_none_or(|(_, before)| before.kind != PlaceKind::Head) {
             self.error(AnyEntity::Graph, "the last place must be head");
         }
     }
@@ -316,21 +234,21 @@ impl Verifier<'_> {
             }
             _ => {}
         }
-        match infer(graph, op) {
-            Ok(types) if types.len() != results.len() => self.error(
-                node,
-                format!("it has {} results, {} gives {}", results.len(), op.name(), types.len()),
-            ),
-            Ok(types) => {
-                for (&result, ty) in results.iter().zip(types) {
-                    self.result(place, node, result, ty);
-                }
-            }
-            Err(error) => self.error(node, error.to_string()),
+        // Results are defined even where the operation is wrong: one error, not one a use.
+        let types = infer(graph, op).unwrap_or_else(|error| {
+            self.error(node, error.to_string());
+            Vec::new()
+        });
+        if !types.is_empty() && types.len() != results.len() {
+            let (given, name) = (types.len(), op.name());
+            self.error(node, format!("it has {} results, {name} gives {given}", results.len()));
+        }
+        for (i, &result) in results.iter().enumerate() {
+            self.result(place, node, result, types.get(i));
         }
     }
 
-    fn result(&mut self, place: Place, node: Node, result: Value, ty: Type) {
+    fn result(&mut self, place: Place, node: Node, result: Value, inferred: Option<&Type>) {
         let Some(data) = self.graph.values.get(result) else {
             return self.error(node, format!("its result {result} does not exist"));
         };
@@ -338,7 +256,7 @@ impl Verifier<'_> {
             return self.error(node, format!("its result {result} belongs to another node"));
         }
         self.seen[result] = Some(place);
-        if data.ty != ty {
+        if let Some(ty) = inferred.filter(|&ty| *ty != data.ty) {
             self.error(result, format!("{result} is {}, its node gives {ty}", data.ty));
         }
         let label = self.graph.labels.get(result).and_then(Option::as_ref);
@@ -388,5 +306,138 @@ impl Verifier<'_> {
                 self.error(state, "no attend uses it");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::Activation;
+    use crate::{display_errors, parse};
+    use engraft_diagnostic::Diagnostic;
+
+    const TEXT: &str = r#"graph 1
+place embed {
+    w0 = weight "e" f32 [10 vocabulary, 8]
+    v0 = tokens
+    v1 = embedding v0, w0
+    return v1
+}
+place head {
+    w1 = weight "o" f32 [10 vocabulary, 8]
+    v2 = activate v1, silu
+    v3 = linear v2, w1
+    return v3
+}
+"#;
+
+    fn node(i: u32) -> Node {
+        Node::from_u32(i)
+    }
+
+    fn value(i: u32) -> Value {
+        Value::from_u32(i)
+    }
+
+    /// Breaks a graph that verifies and compares what the verifier says of it.
+    #[track_caller]
+    fn check(spoil: impl FnOnce(&mut Graph), expected: &[&str]) {
+        let mut graph = parse(TEXT).expect("it parses");
+        assert_eq!(verify(&graph), Ok(()));
+        spoil(&mut graph);
+        let errors = verify(&graph).expect_err("it is spoilt");
+        let found: Vec<String> = errors.0.iter().map(VerifierError::to_string).collect();
+        assert_eq!(found, expected);
+        let shown = display_errors(&graph, &errors);
+        for error in found {
+            assert!(shown.contains(&format!("error: {error}\n")), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_used_after_it_is_defined() {
+        let swap = |graph: &mut Graph| graph.places[Place::from_u32(1)].nodes.swap(0, 1);
+        check(swap, &["n3: it uses v2 before it is defined"]);
+    }
+
+    #[test]
+    fn a_node_runs_once() {
+        let repeat = |graph: &mut Graph| graph.places[Place::from_u32(1)].nodes.push(node(3));
+        check(repeat, &["n3: it runs twice"]);
+    }
+
+    #[test]
+    fn what_is_named_exists() {
+        check(
+            |graph| {
+                graph.places[Place::from_u32(0)].nodes.push(node(9));
+                graph.places[Place::from_u32(1)].carry.push(value(8));
+                graph.nodes[node(2)].op =
+                    Op::Activate { input: value(7), activation: Activation::Silu };
+                graph.nodes[node(3)].results = vec![value(6)];
+            },
+            &[
+                "p0: it runs n9, which does not exist",
+                "n2: it uses v7, which does not exist",
+                "n2: activate: v7 does not exist",
+                "n3: its result v6 does not exist",
+                "p1: it returns v3 before it is defined",
+                "p1: it returns v8, which does not exist",
+                "p1: it must return one value, the logits: f32 with a width",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_value_belongs_to_one_node() {
+        check(
+            |graph| graph.nodes[node(2)].results = vec![value(1)],
+            &["n2: its result v1 belongs to another node", "n3: it uses v2 before it is defined"],
+        );
+        check(
+            |graph| graph.nodes[node(2)].results.push(value(3)),
+            &[
+                "n2: it has 2 results, activate gives 1",
+                "n2: its result v3 belongs to another node",
+            ],
+        );
+    }
+
+    #[test]
+    fn types_are_what_inference_gives() {
+        check(
+            |graph| graph.values[value(3)].ty.width = Some(11),
+            &["v3: v3 is f32 [tokens, 11], its node gives f32 [tokens, 10]"],
+        );
+    }
+
+    #[test]
+    fn weights_have_a_home() {
+        check(|graph| graph.homes[Weight::from_u32(1)] = None, &["w1: no place declares it"]);
+    }
+
+    #[test]
+    fn labels_are_short() {
+        let label = |graph: &mut Graph| graph.labels[value(2)] = Some("l".repeat(257));
+        check(label, &["v2: its label must have at most 256 bytes"]);
+    }
+
+    #[test]
+    fn a_state_has_an_attention() {
+        let state = crate::StateData { key_heads: 1, head_width: 8 };
+        check(|graph| _ = graph.states.push(state), &["s0: no attend uses it"]);
+    }
+
+    #[test]
+    fn errors_are_counted_up_to_a_limit() {
+        let mut graph = parse(TEXT).expect("it parses");
+        graph.places[Place::from_u32(1)].carry = vec![value(9); 1000];
+        let errors = verify(&graph).expect_err("it is spoilt");
+        assert_eq!(errors.0.len(), MAX_ERRORS);
+        assert_eq!(
+            errors.to_string(),
+            "the graph does not verify: p1: it returns v9, which does not exist (99 more)"
+        );
+        assert_eq!(errors.location().as_deref(), Some("place head {"));
     }
 }
