@@ -7,6 +7,7 @@
 //! they share what is read, and each keeps this order.
 
 #![allow(unsafe_code, reason = "threads write disjoint heads of one arena")]
+#![allow(clippy::needless_range_loop, reason = "several arrays by one index, all unrolled")]
 
 use crate::cache::{BLOCK, CacheView, RowWalk};
 use crate::lanes::{LANES, Lanes};

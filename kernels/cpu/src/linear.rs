@@ -8,6 +8,7 @@
 //! it while it is in the cache.
 
 #![allow(unsafe_code, reason = "threads write disjoint columns of one arena")]
+#![allow(clippy::needless_range_loop, reason = "several arrays by one index, all unrolled")]
 
 use crate::lanes::{Element, LANES, Lanes};
 use crate::{Isa, Team, Weights, isa::Kernel, rows::View};
