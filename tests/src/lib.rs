@@ -45,13 +45,25 @@ pub fn compile(model: &Path, dtype: Option<DType>, out: &Path) {
     dir.commit().expect("commits");
 }
 
+/// An engine, and the temporary directory that it and its tokenizer lie in.
+pub struct Compiled {
+    engine: Arc<Engine>,
+    _folder: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Compiled {
+    type Target = Arc<Engine>;
+    fn deref(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+}
+
 /// Compiles a model into a temporary directory and opens the engine.
-pub fn engine(model: &Path, dtype: Option<DType>) -> Arc<Engine> {
+pub fn engine(model: &Path, dtype: Option<DType>) -> Compiled {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let out = folder.path().join("engine");
     compile(model, dtype, &out);
-    // The mapping outlives the file's name.
-    Arc::new(Engine::open(&out).expect("opens"))
+    Compiled { engine: Arc::new(Engine::open(&out).expect("opens")), _folder: folder }
 }
 
 /// Loads an engine.

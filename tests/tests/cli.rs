@@ -423,7 +423,7 @@ fn prompts_that_cannot_run() {
     assert_eq!(code, Some(3), "{text}");
     assert!(text.contains("EG0602"), "{text}");
     // Text needs a tokenizer, and the goldens have none.
-    fails(&["run", "--engine_dir", &dir, "--input_text", "Hi"], 2, "EG0090", &["tokenizer"]);
+    fails(&["run", "--engine_dir", &dir, "--input_text", "Hi"], 3, "EG0613", &["tokenizer"]);
 }
 
 #[test]

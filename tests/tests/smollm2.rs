@@ -4,11 +4,10 @@
 use engraft_engine::Engine;
 use engraft_ir::DType;
 use engraft_runtime::{ChatTemplate, LoadOptions, Message, Tokenizer, evaluate};
-use engraft_tests::{distance, engine, fixtures, floats, greedy, load, logits, pipeline, prepared};
+use engraft_tests::{Compiled, distance, engine, fixtures, floats, greedy, load, logits, pipeline, prepared};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 fn fixture(name: &str) -> Value {
     let text = std::fs::read_to_string(fixtures().join("smollm2").join(name)).unwrap();
@@ -33,11 +32,11 @@ fn ids(json: &Value) -> Vec<u32> {
 /// The text that perplexity is computed over, in tokens.
 fn alice(engine: &Engine) -> Vec<u32> {
     let text = std::fs::read_to_string(fixtures().join("alice.txt")).unwrap();
-    Tokenizer::of(engine).unwrap().unwrap().encode(&text, false).unwrap()
+    Tokenizer::of(engine).unwrap().encode(&text, false).unwrap()
 }
 
 /// The engine of a variant, compiled to keep the variant's own numbers.
-fn variant(name: &str) -> Arc<Engine> {
+fn variant(name: &str) -> Compiled {
     engine(&hf(name), None)
 }
 
@@ -133,7 +132,7 @@ fn tokenizer_and_chat_template_are_exact_from_both_sources() {
     let (tokens, chats) = (fixture("tokenizer_cases.json"), fixture("chat_cases.json"));
     for source in [gguf(), hf("bf16")] {
         let engine = engine(&source, None);
-        let tokenizer = Tokenizer::of(&engine).unwrap().unwrap();
+        let tokenizer = Tokenizer::of(&engine).unwrap();
         for case in tokens["cases"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
             let got = tokenizer.encode(text, false).unwrap();
@@ -149,7 +148,10 @@ fn tokenizer_and_chat_template_are_exact_from_both_sources() {
                 .as_array()
                 .unwrap()
                 .iter()
-                .map(|m| Message::new(m["role"].as_str().unwrap(), m["content"].as_str().unwrap()))
+                .map(|m| Message {
+                    role: m["role"].as_str().unwrap().into(),
+                    content: m["content"].as_str().unwrap().into(),
+                })
                 .collect();
             let prompt = case["add_generation_prompt"].as_bool().unwrap();
             let text = template.render(&messages, prompt).unwrap();

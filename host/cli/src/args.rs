@@ -42,6 +42,7 @@ pub fn dtype(name: &str) -> Result<Option<DType>, Usage> {
 
 /// Flags of whatever takes a plugin.
 #[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
 pub struct PluginArgs {
     /// The architecture's plugin: a path, or the name of one beside the executable or in
     /// $ENGRAFT_PLUGINS. Without it, found by the model's `architectures`.
@@ -51,6 +52,7 @@ pub struct PluginArgs {
 
 /// Flags of whatever writes an output directory.
 #[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
 pub struct OutputArgs {
     /// Where to write. It appears whole or not at all.
     #[arg(long, value_name = "DIR")]

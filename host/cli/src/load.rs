@@ -1,9 +1,9 @@
 //! Loading an engine, with the flags that every command shares that loads one.
 
 use crate::error::Usage;
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use engraft_engine::Engine;
-use engraft_runtime::{Isa, LoadOptions, Model, Tokenizer};
+use engraft_runtime::{Isa, LoadOptions, Model};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -60,14 +60,4 @@ impl LoadArgs {
         let model = Model::load(engine.clone(), &options)?;
         Ok((engine, model))
     }
-}
-
-/// The engine's tokenizer, where text needs one.
-pub fn tokenizer(engine: &Engine) -> Result<Tokenizer> {
-    Tokenizer::of(engine)?.ok_or_else(|| {
-        anyhow!(
-            Usage::new("this engine has no tokenizer, and text needs one")
-                .help("give ids (--input_ids), or put the model's tokenizer.json into the engine's directory")
-        )
-    })
 }

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// A checkpoint with its plugin and graph; nothing is written yet.
-#[derive(Debug)]
 pub struct Checkpoint {
     reader: Reader,
     plugin: Plugin,

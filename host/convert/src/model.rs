@@ -1,7 +1,7 @@
 //! What a plugin says of a model whose checkpoint config is settled: parameters and graph.
 
 use crate::ConvertError;
-use engraft_checkpoint::{BASE, Config, base};
+use engraft_checkpoint::{BASE, Config, Kind as Base};
 use engraft_ir::{DType, Graph, PlaceKind};
 use engraft_plugin::{Fallback, Field, Kind, Session, Setting, Value, resolve};
 use engraft_weights::Parameter;
@@ -36,11 +36,11 @@ pub(crate) fn base_fields() -> Vec<Field> {
         .filter(|field| !HOSTS_OWN.contains(&field.name))
         .filter_map(|field| {
             let kind = match field.kind {
-                base::Kind::Flag => Kind::Flag,
-                base::Kind::Integer => Kind::Integer,
-                base::Kind::Number => Kind::Number,
-                base::Kind::Text => Kind::Text,
-                base::Kind::Object => return None,
+                Base::Flag => Kind::Flag,
+                Base::Integer => Kind::Integer,
+                Base::Number => Kind::Number,
+                Base::Text => Kind::Text,
+                Base::Object => return None,
             };
             // Defaults were filled in when the config was read; what is absent now is null.
             let fallback = Fallback::Absent;

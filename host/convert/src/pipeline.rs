@@ -24,7 +24,6 @@ pub struct Options {
 }
 
 /// A model, understood and planned; nothing is written yet.
-#[derive(Debug)]
 pub struct Pipeline {
     source: Source,
     plugin: Plugin,

@@ -2,13 +2,13 @@
 
 use crate::commands::run::text_of;
 use crate::error::Usage;
-use crate::load::{LoadArgs, tokenizer};
+use crate::load::LoadArgs;
 use crate::{output, progress};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use engraft_files::{OutputFile, header};
 use engraft_ir::DType;
-use engraft_runtime::evaluate;
+use engraft_runtime::{Tokenizer, evaluate};
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -155,7 +155,7 @@ impl Perplexity {
     fn run(self) -> Result<ExitCode> {
         let text = text_of(&self.input_file, TEXT)?;
         let (engine, mut model) = self.load.load()?;
-        let mut ids = tokenizer(&engine)?.encode(&text, false)?;
+        let mut ids = Tokenizer::of(&engine)?.encode(&text, false)?;
         ids.truncate(self.max_tokens.unwrap_or(usize::MAX));
         let bar = progress::Count::new("scoring", "tokens");
         let found = evaluate::perplexity(&mut model, &ids, self.window, self.stride, |done, all| {

@@ -1,7 +1,7 @@
 //! `engraft run`: prompts to text.
 
 use crate::error::Usage;
-use crate::load::{LoadArgs, tokenizer};
+use crate::load::LoadArgs;
 use crate::output;
 use anyhow::Result;
 use clap::Args;
@@ -104,9 +104,9 @@ impl Run {
         let (engine, mut model) = self.load.load()?;
         let loaded = started.elapsed();
         let only_ids = !self.input.input_ids.is_empty();
-        let words = match only_ids && (self.output_ids || self.json) && self.stop.is_empty() {
-            true => Tokenizer::of(&engine)?,
-            false => Some(tokenizer(&engine)?),
+        let words = match only_ids && self.output_ids && self.stop.is_empty() {
+            true => None,
+            false => Some(Tokenizer::of(&engine)?),
         };
         let prompts = self.prompts(&engine, words.as_ref())?;
         if self.streaming && prompts.len() > 1 {
@@ -144,8 +144,8 @@ impl Run {
             let Some(tokenizer) = tokenizer else { break };
             let ids = match &template {
                 Some(template) => {
-                    let system = self.system.iter().map(|s| Message::new("system", s));
-                    let messages: Vec<_> = system.chain([Message::new("user", &text)]).collect();
+                    let system = self.system.iter().map(|s| Message::system(s));
+                    let messages: Vec<_> = system.chain([Message::user(&text)]).collect();
                     // The template writes its special tokens itself.
                     tokenizer.encode(&template.render(&messages, true)?, false)?
                 }
