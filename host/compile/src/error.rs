@@ -1,6 +1,6 @@
 //! Why no engine came of it.
 
-use engraft_diagnostic::{Code, Diagnostic, Fault};
+use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_engine::EngineError;
 use engraft_ir::{DType, TypeError, VerifierErrors};
 use engraft_weights::WeightError;
@@ -53,7 +53,10 @@ pub enum CompileError {
         errors: VerifierErrors,
     },
     /// The target has no kernel for a weight's elements.
-    #[error("the weight `{name}` is {dtype}, for which the target {target} has no kernel")]
+    #[error(
+        "the weight `{}` is {dtype}, for which the target {target} has no kernel",
+        escape(name)
+    )]
     NoKernel {
         /// The target.
         target: &'static str,
@@ -109,7 +112,8 @@ fn supplies(missing: &[String], different: &[Mismatch], unused: &[String]) -> St
         if names.is_empty() {
             continue;
         }
-        let shown = names.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        let shown =
+            names.iter().take(NAMES_SHOWN).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
         let _ = write!(text, "; {what}: {shown}");
         if names.len() > NAMES_SHOWN {
             let _ = write!(text, " and {} more", names.len() - NAMES_SHOWN);
@@ -161,7 +165,7 @@ impl Diagnostic for CompileError {
         match self {
             CompileError::Limit { flag, .. } => Some(format!("--{flag}")),
             CompileError::Target { .. } => Some("--target".to_owned()),
-            CompileError::NoKernel { name, .. } => Some(name.clone()),
+            CompileError::NoKernel { name, .. } => Some(escape(name)),
             _ => self.inner()?.location(),
         }
     }

@@ -1,7 +1,7 @@
 //! Why an engine cannot be used.
 
 use crate::format;
-use engraft_diagnostic::{Code, Diagnostic, Fault};
+use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 use std::path::PathBuf;
 
@@ -53,7 +53,7 @@ pub enum EngineError {
         path: PathBuf,
     },
     /// A metadata key is missing or holds nonsense.
-    #[error("`{key}` in the engine's header {problem}")]
+    #[error("`{key}` in the engine's header {}", escape(problem))]
     Metadata {
         /// The file.
         path: PathBuf,
@@ -63,7 +63,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The graph's text does not parse.
-    #[error("the graph of the engine does not parse: {problem}")]
+    #[error("the graph of the engine does not parse: {}", escape(problem))]
     GraphText {
         /// The file.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The graph breaks a rule.
-    #[error("the graph of the engine is not valid: {problem}")]
+    #[error("the graph of the engine is not valid: {}", escape(problem))]
     GraphInvalid {
         /// The file.
         path: PathBuf,
@@ -79,7 +79,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The graph declares a weight that has no tensor.
-    #[error("the engine lacks the tensor `{name}` that its graph declares")]
+    #[error("the engine lacks the tensor `{}` that its graph declares", escape(name))]
     MissingTensor {
         /// The file.
         path: PathBuf,
@@ -87,7 +87,7 @@ pub enum EngineError {
         name: String,
     },
     /// A tensor is not what the graph declares.
-    #[error("the tensor `{name}` is {found}, but the graph declares {declared}")]
+    #[error("the tensor `{}` is {found}, but the graph declares {declared}", escape(name))]
     TensorMismatch {
         /// The file.
         path: PathBuf,
@@ -100,7 +100,8 @@ pub enum EngineError {
     },
     /// A tensor begins in the middle of a page.
     #[error(
-        "the tensor `{name}` begins at byte {start}, which is not a multiple of {}",
+        "the tensor `{}` begins at byte {start}, which is not a multiple of {}",
+        escape(name),
         format::ALIGNMENT
     )]
     Unaligned {
@@ -112,7 +113,7 @@ pub enum EngineError {
         start: u64,
     },
     /// `config.json` does not agree with the engine beside it.
-    #[error("{} {problem}", format::CONFIG_FILE)]
+    #[error("{} {}", format::CONFIG_FILE, escape(problem))]
     ConfigDiffers {
         /// The config.
         path: PathBuf,
@@ -136,7 +137,8 @@ pub enum EngineError {
 }
 
 fn list(names: &[String]) -> String {
-    let mut text = names.iter().take(NAMES_SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    let mut text =
+        names.iter().take(NAMES_SHOWN).map(|name| escape(name)).collect::<Vec<_>>().join(", ");
     if names.len() > NAMES_SHOWN {
         text.push_str(&format!(" and {} more", names.len() - NAMES_SHOWN));
     }

@@ -89,7 +89,7 @@ fn no_byte_of_the_header_can_be_flipped() {
     write_toy(directory.path());
     let path = directory.path().join(format::ENGINE_FILE);
     let bytes = fs::read(&path).unwrap();
-    for at in (0..header_length(&bytes)).step_by(7) {
+    for at in (0..header_length(&bytes)).step_by(19) {
         let mut flipped = bytes.clone();
         flipped[at] ^= 0x20;
         fs::write(&path, flipped).unwrap();
@@ -189,6 +189,15 @@ fn a_weight_without_its_tensor_is_named() {
     let error = refusal(|forgery| drop(forgery.tensors.remove(1)));
     assert!(error.to_string().contains("transformer.layers.0.input_layernorm.weight"), "{error}");
     assert!(matches!(error, EngineError::MissingTensor { .. }), "{error}");
+}
+
+#[test]
+fn a_hostile_name_does_not_reach_the_terminal_as_it_is() {
+    let error = refusal(|forgery| {
+        let text = text().replace("lm_head.weight", "\u{1b}[2J").replace(" tied w0", "");
+        forgery.metadata.insert(format::KEY_GRAPH.to_owned(), text);
+    });
+    assert!(!error.to_string().contains('\u{1b}'), "{error:?}");
 }
 
 #[test]
