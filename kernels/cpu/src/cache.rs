@@ -5,15 +5,15 @@
 //! come out of one vector. Values lie token by token, padded to a multiple of sixteen. A page
 //! of a token count that is not a multiple of sixteen has a last block that is not full.
 
-use crate::Team;
+use crate::{Arena, Team};
 
 /// Tokens whose keys lie side by side.
 pub(crate) const BLOCK: usize = 16;
 
 /// Pages of keys and values of one attention.
 pub struct KvCache {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Arena,
+    values: Arena,
     shape: Shape,
 }
 
@@ -43,7 +43,7 @@ impl KvCache {
         let [keys, values] = [head_width, padded].map(|width| {
             let tokens = pages.checked_mul(slots).expect("a countable cache");
             let heads = tokens.checked_mul(key_heads).expect("a countable cache");
-            vec![0.0; heads.checked_mul(width).expect("a countable cache")]
+            Arena::new(heads.checked_mul(width).expect("a countable cache"))
         });
         let shape = Shape { pages, page_tokens, slots, key_heads, head_width, padded };
         KvCache { keys, values, shape }

@@ -80,7 +80,7 @@ pub(crate) unsafe fn silu<L: Lanes>(x: L) -> L {
 /// `x/2 · (1 + tanh(u))` with `u = √(2/π) · (x + 0.044715·x³)`, which is `x · sigmoid(2u)`.
 #[inline(always)]
 pub(crate) unsafe fn gelu_tanh<L: Lanes>(x: L) -> L {
-    const TWICE: f32 = 1.595_769;
+    const TWICE: f32 = 1.595_769_2;
     const CUBE: f32 = 0.071_354_814;
     // SAFETY: as promised by the caller.
     unsafe {

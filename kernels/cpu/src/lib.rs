@@ -14,6 +14,7 @@
 //!
 //! This crate knows no other room.
 
+mod arena;
 mod attention;
 pub mod bandwidth;
 mod barrier;
@@ -35,6 +36,7 @@ mod rows;
 mod testing;
 mod weights;
 
+pub use arena::Arena;
 pub use cache::{KvCache, Span};
 pub use elementwise::Activation;
 pub use isa::{Isa, UnknownIsa};

@@ -19,14 +19,21 @@ use std::ops::Range;
 const PANEL: usize = 128 * 1024;
 
 /// From so many rows on, panels pay.
-const PANEL_ROWS: usize = 13;
+const PANEL_ROWS: usize = 24;
 
-/// The most columns of a tile.
-const MOST_COLUMNS: usize = 8;
+/// How much of `k` is gone through at a time: rows of a tile stay in the first-level cache.
+const PART: usize = 768;
+
+/// The most rows and columns of a tile of a panel.
+const MOST_ROWS: usize = 6;
+const MOST_COLUMNS: usize = 4;
 
 /// Floats of scratch that a thread needs for a matrix with rows of `k`.
 pub(crate) fn scratch(rows: usize, k: usize) -> usize {
-    if rows < PANEL_ROWS { 0 } else { PANEL.max(k.next_multiple_of(LANES) * MOST_COLUMNS) }
+    if rows < PANEL_ROWS {
+        return 0;
+    }
+    PANEL.max((k.next_multiple_of(LANES) + MOST_ROWS * LANES) * MOST_COLUMNS)
 }
 
 /// `output = input · weightsᵀ + bias`; threads share the columns.
@@ -120,28 +127,38 @@ impl<E: Element> Linear<'_, E> {
         }
     }
 
-    /// Weights widened into panels, `C` columns at a time.
+    /// Weights widened into panels, `C` columns at a time. Where the rows of a tile are too long
+    /// to stay in the first-level cache, `k` is gone through in parts, and the lanes of each
+    /// sum wait in the scratch between two parts.
     #[inline(always)]
     unsafe fn panels<L: Lanes, const C: usize>(self) {
         let k = self.input.width;
         let padded = k.next_multiple_of(LANES);
-        let panel = (self.scratch.len() / padded / C * C).max(C);
+        let waiting = L::TILE_ROWS * LANES;
+        let panel = (self.scratch.len() / (padded + waiting) / C * C).max(C);
+        let part = k.div_ceil(k.div_ceil(PART)).next_multiple_of(LANES);
         let whole = self.columns.end - self.columns.len() % C;
-        let scratch = self.scratch.as_mut_ptr();
-        // SAFETY: the columns are in the weights; `scratch` holds `panel` columns.
+        let widened = self.scratch.as_mut_ptr();
+        // SAFETY: the columns are in the weights; the scratch holds `panel` columns and lanes.
         unsafe {
+            let lanes = widened.add(panel * padded);
             for start in self.columns.clone().step_by(panel) {
                 let end = (start + panel).min(whole);
                 for column in (start..end).step_by(C) {
                     let weights = self.weights.add(column * k);
-                    widen::<L, E, C>(weights, k, scratch.add((column - start) * padded));
+                    widen::<L, E, C>(weights, k, widened.add((column - start) * padded));
                 }
                 let mut row = 0;
                 while row < self.input.rows {
                     let rows = share(self.input.rows - row, L::TILE_ROWS);
-                    for column in (start..end).step_by(C) {
-                        let first = scratch.add((column - start) * padded);
-                        self.tiles::<L, _, C>(&Panel::<C> { first }, column, row, rows);
+                    for from in (0..k).step_by(part) {
+                        let to = (from + part).min(k);
+                        for column in (start..end).step_by(C) {
+                            let first = widened.add((column - start) * padded);
+                            let lanes = lanes.add((column - start) * waiting);
+                            let place = Place { row, column, from, to, lanes };
+                            self.tiles::<L, _, C>(&Panel::<C> { first }, place, rows);
+                        }
                     }
                     row += rows;
                 }
@@ -170,7 +187,11 @@ impl<E: Element> Linear<'_, E> {
         while row < self.input.rows {
             let rows = share(self.input.rows - row, L::TILE_ROWS);
             // SAFETY: as promised to `linear`.
-            unsafe { self.tiles::<L, W, C>(weights, column, row, rows) };
+            unsafe {
+                let (to, lanes) = (self.input.width, std::ptr::null_mut());
+                let place = Place { row, column, from: 0, to, lanes };
+                self.tiles::<L, W, C>(weights, place, rows);
+            }
             row += rows;
         }
     }
@@ -180,19 +201,18 @@ impl<E: Element> Linear<'_, E> {
     unsafe fn tiles<L: Lanes, W: Columns, const C: usize>(
         &self,
         weights: &W,
-        column: usize,
-        row: usize,
+        place: Place,
         rows: usize,
     ) {
         // SAFETY: as promised to `linear`. Tiles of more rows than there ever are, are not made.
         unsafe {
             match rows {
-                1 => self.tile::<L, W, 1, C>(weights, column, row),
-                2 => self.tile::<L, W, 2, C>(weights, column, row),
-                3 if L::TILE_ROWS >= 3 => self.tile::<L, W, 3, C>(weights, column, row),
-                4 if L::TILE_ROWS >= 4 => self.tile::<L, W, 4, C>(weights, column, row),
-                5 if L::TILE_ROWS >= 5 => self.tile::<L, W, 5, C>(weights, column, row),
-                6 if L::TILE_ROWS >= 6 => self.tile::<L, W, 6, C>(weights, column, row),
+                1 => self.tile::<L, W, 1, C>(weights, place),
+                2 => self.tile::<L, W, 2, C>(weights, place),
+                3 if L::TILE_ROWS >= 3 => self.tile::<L, W, 3, C>(weights, place),
+                4 if L::TILE_ROWS >= 4 => self.tile::<L, W, 4, C>(weights, place),
+                5 if L::TILE_ROWS >= 5 => self.tile::<L, W, 5, C>(weights, place),
+                6 if L::TILE_ROWS >= 6 => self.tile::<L, W, 6, C>(weights, place),
                 _ => unreachable!("a tile of {rows} rows"),
             }
         }
@@ -203,17 +223,24 @@ impl<E: Element> Linear<'_, E> {
     unsafe fn tile<L: Lanes, W: Columns, const R: usize, const C: usize>(
         &self,
         weights: &W,
-        column: usize,
-        row: usize,
+        place: Place,
     ) {
-        let k = self.input.width;
-        let whole = k - k % LANES;
-        // SAFETY: rows, columns and `k` elements of each are there.
+        let Place { row, column, from, to, lanes } = place;
+        let whole = to - to % LANES;
+        // SAFETY: rows, columns and `k` elements of each are there; and lanes, unless all of
+        // `k` is gone through at once.
         unsafe {
             let input = self.input.row(row).cast_const();
             let stride = self.input.stride;
             let mut sums = [[L::splat(0.0); C]; R];
-            let mut i = 0;
+            if from > 0 {
+                for r in 0..R {
+                    for c in 0..C {
+                        sums[r][c] = L::load(lanes.add((r * C + c) * LANES));
+                    }
+                }
+            }
+            let mut i = from;
             while i < whole {
                 let mut w = [L::splat(0.0); C];
                 for c in 0..C {
@@ -227,17 +254,25 @@ impl<E: Element> Linear<'_, E> {
                 }
                 i += LANES;
             }
-            if i < k {
+            if i < to {
                 let mut w = [L::splat(0.0); C];
                 for c in 0..C {
-                    w[c] = weights.load_part(i, c, k - i);
+                    w[c] = weights.load_part(i, c, to - i);
                 }
                 for r in 0..R {
-                    let x = L::load_part(input.add(r * stride + i), k - i);
+                    let x = L::load_part(input.add(r * stride + i), to - i);
                     for c in 0..C {
                         sums[r][c] = x.mul_add(w[c], sums[r][c]);
                     }
                 }
+            }
+            if to < self.input.width {
+                for r in 0..R {
+                    for c in 0..C {
+                        sums[r][c].store(lanes.add((r * C + c) * LANES));
+                    }
+                }
+                return;
             }
             for r in 0..R {
                 let mut row_sums = [0.0; C];
@@ -258,6 +293,17 @@ impl<E: Element> Linear<'_, E> {
             }
         }
     }
+}
+
+/// Where a tile is, and which part of `k` it takes.
+#[derive(Clone, Copy)]
+struct Place {
+    row: usize,
+    column: usize,
+    from: usize,
+    to: usize,
+    /// Where its lanes wait between two parts.
+    lanes: *mut f32,
 }
 
 /// How many of `left` rows the next tile takes: as even as can be, `most` at most.

@@ -6,7 +6,7 @@
 #![allow(unsafe_code, reason = "threads write disjoint parts of one arena")]
 
 use crate::{
-    Activation, Isa, KvCache, Pool, RopeTable, Rows, Span, Team, Weights, attention,
+    Activation, Arena, Isa, KvCache, Pool, RopeTable, Rows, Span, Team, Weights, attention,
     cache::CacheView, check, elementwise, embedding, linear, norm, rope, rows::View,
 };
 
@@ -145,7 +145,7 @@ pub enum Step<'a> {
 pub struct Executor {
     isa: Isa,
     pool: Pool,
-    scratch: Vec<Vec<f32>>,
+    scratch: Vec<Arena>,
 }
 
 impl Executor {
@@ -156,7 +156,7 @@ impl Executor {
     pub fn new(isa: Isa, threads: usize) -> std::io::Result<Executor> {
         assert!(isa.is_available(), "this machine has no {isa}");
         let pool = Pool::new(threads)?;
-        Ok(Executor { isa, scratch: vec![Vec::new(); pool.threads()], pool })
+        Ok(Executor { isa, scratch: (0..pool.threads()).map(|_| Arena::new(0)).collect(), pool })
     }
 
     /// What it computes with.
@@ -171,7 +171,7 @@ impl Executor {
 
     /// Bytes that the threads hold for themselves by now.
     pub fn scratch_bytes(&self) -> usize {
-        self.scratch.iter().map(|floats| floats.capacity() * size_of::<f32>()).sum()
+        self.scratch.iter().map(|floats| floats.len() * size_of::<f32>()).sum()
     }
 
     /// Runs `steps` in their order, later attentions seeing what earlier ones wrote. Everything is checked before the first runs.
@@ -184,7 +184,7 @@ impl Executor {
         let needed = check::program(arena.len(), caches, steps);
         for scratch in &mut self.scratch {
             if scratch.len() < needed {
-                scratch.resize(needed, 0.0);
+                *scratch = Arena::new(needed);
             }
         }
         let shared = Shared {
@@ -209,7 +209,7 @@ struct Shared {
     isa: Isa,
     arena: *mut f32,
     caches: Vec<CacheView>,
-    scratch: *mut Vec<f32>,
+    scratch: *mut Arena,
 }
 
 // SAFETY: `Executor::run` borrows all of it exclusively for as long as the threads run, and
