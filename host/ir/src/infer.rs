@@ -259,3 +259,70 @@ impl<'a> Operands<'a> {
         format!("{weight} {dots}{} is {shape}", Quoted(&name[cut..]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! What no text can say; the rest are filetests.
+    use super::*;
+    use crate::parse;
+
+    const TEXT: &str = r#"graph 1
+place embed {
+    s0 = cache key_heads=1 head_width=4
+    w0 = weight "e" f32 [10 vocabulary, 4]
+    v0 = tokens
+    v1 = embedding v0, w0
+    v2 = attend v1, v1, v1, s0, query_heads=1 scale=0.5
+    return v2
+}"#;
+
+    fn refused(op: &Op, message: &str) {
+        let graph = parse(TEXT).expect("it parses");
+        let error = infer(&graph, op).expect_err("it does not fit");
+        assert_eq!(error.to_string(), message);
+    }
+
+    #[test]
+    fn indices_from_anywhere_are_looked_up() {
+        let far = Value::from_u32(u32::MAX - 1);
+        let op = Op::Add { left: far, right: far };
+        refused(&op, "add: v4294967294 does not exist");
+        let (input, weight) = (Value::from_u32(1), Weight::from_u32(u32::MAX));
+        let op = Op::Linear { input, weight, bias: None };
+        refused(&op, "linear: w4294967295 does not exist");
+        let op = Op::Rotate { input, rotary: Rotary::from_u32(1 << 31) };
+        refused(&op, "rotate: r2147483648 does not exist");
+    }
+
+    #[test]
+    fn numbers_are_finite() {
+        let (input, weight) = (Value::from_u32(1), Weight::from_u32(0));
+        let op = Op::RmsNorm { input, weight, epsilon: f64::NAN };
+        refused(&op, "rms_norm: weight w0 \"e\" is [10, 4]: it must have 1 axis");
+        let mut graph = parse(TEXT).expect("it parses");
+        graph.weights[weight].axes.remove(0);
+        for epsilon in [f64::NAN, f64::INFINITY] {
+            let error = infer(&graph, &Op::RmsNorm { input, weight, epsilon });
+            let error = error.expect_err("it is not finite").to_string();
+            assert!(error.ends_with("it must be finite and greater than 0"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_state_keeps_what_its_attention_makes() {
+        let value = Value::from_u32(1);
+        let attend = |cache, key_heads, head_width, scale| {
+            let options = AttentionData { query_heads: key_heads, key_heads, head_width, scale };
+            let cache = State::from_u32(cache);
+            Op::Attend { query: value, key: value, value, cache, rotary: None, options }
+        };
+        refused(&attend(9, 1, 4, 0.5), "attend: s9 does not exist");
+        refused(&attend(0, 2, 2, 0.5), "attend: s0 keeps 1 key_heads of 4: they must be 2 of 2");
+        refused(&attend(0, 1, 4, f64::NAN), "attend: scale is NaN: it must be finite");
+        refused(
+            &attend(0, u32::MAX, u32::MAX, 0.5),
+            "attend: query v1 is f32 [tokens, 4], heads are 4294967295 of 4294967295: its width \
+             must be 18446744065119617025",
+        );
+    }
+}
