@@ -12,7 +12,7 @@ use crate::device::{Batch, Device, Limits, Program};
 use crate::error::RuntimeError;
 use cranelift_entity::PrimaryMap;
 use engraft_ir::{Graph, Rotary};
-use engraft_kernels_cpu::{Executor, Isa, KvCache, Span};
+use engraft_kernels_cpu::{Arena, Executor, Isa, KvCache, Span};
 use exec::Inputs;
 use plan::Plan;
 use rope_tables::GrowingTable;
@@ -39,7 +39,7 @@ pub(crate) struct Cpu {
     plan: Plan,
     tables: PrimaryMap<Rotary, GrowingTable>,
     caches: Vec<KvCache>,
-    arena: Vec<f32>,
+    arena: Arena,
     executor: Executor,
 }
 
@@ -81,7 +81,7 @@ impl Cpu {
         let executor = Executor::new(isa, threads)
             .map_err(|e| RuntimeError::NoThreads { threads, reason: e.to_string() })?;
         // Zeroed memory comes from the system page by page as it is used.
-        let arena = vec![0.0; plan.arena];
+        let arena = Arena::new(plan.arena);
         Ok(Cpu { program, limits, plan, tables, caches, arena, executor })
     }
 
