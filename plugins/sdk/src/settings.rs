@@ -22,13 +22,18 @@ pub struct Settings {
 /// What a dialect calls fields: first the name that a plugin uses, then the dialect's own.
 pub type Names = Vec<(&'static str, String)>;
 
-/// The same fields in a dialect with names of its own; what it has no name for is left out.
+/// The same fields in a dialect with names of its own; of those that it has no name for, only
+/// those with a default stay.
 pub fn renamed(fields: Vec<Field>, names: &Names) -> Vec<Field> {
     let find = |path: &str| names.iter().find(|(ours, _)| *ours == path).map(|(_, own)| own);
     fields
         .into_iter()
         .filter_map(|mut field| {
-            field.path = find(&field.path)?.clone();
+            match find(&field.path) {
+                Some(own) => field.path = own.clone(),
+                None if matches!(field.fallback, Fallback::Value(_)) => return Some(field),
+                None => return None,
+            }
             if let Fallback::SameAs(other) = &field.fallback {
                 field.fallback = Fallback::SameAs(find(other)?.clone());
             }
