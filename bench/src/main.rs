@@ -8,6 +8,7 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use engraft_engine::Engine;
+use engraft_kernels_cpu::{Isa, Pool, bandwidth};
 use engraft_runtime::{Batcher, LoadOptions, Model, Step};
 use serde_json::json;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let before = read_bandwidth(args.threads)?;
     let started = Instant::now();
     let engine = Engine::open(&args.engine_dir)
         .with_context(|| format!("cannot open {}", args.engine_dir.display()))?;
@@ -51,11 +53,12 @@ fn main() -> Result<()> {
     prefill(&mut model, args.prompt)?;
     let prefill = prefill(&mut model, args.prompt)?;
     decode(&mut model, args.generate.min(8))?;
-    let before = bandwidth(args.threads);
     let decode = decode(&mut model, args.generate)?;
-    let after = bandwidth(args.threads);
+    let device = model.describe();
+    drop(model);
+    let after = read_bandwidth(args.threads)?;
     let line = json!({
-        "device": model.describe(),
+        "device": device,
         "load_ms": load.as_secs_f64() * 1e3,
         "prefill": prefill,
         "decode": decode,
@@ -92,11 +95,14 @@ fn decode(model: &mut Model, tokens: usize) -> Result<f64> {
     let started = Instant::now();
     while !batcher.is_idle() {
         batcher.step(|_, position, _| {
-            Ok(text
-                .get(position + 1)
-                .map_or(Step::Leave, |&t| Step::Append(t)))
+            Ok(text.get(position + 1).map_or(Step::Leave, |&t| Step::Append(t)))
         })?;
         steps += 1;
     }
     Ok(f64::from(steps) / started.elapsed().as_secs_f64())
+}
+
+/// Bytes a second that as many threads read, from a buffer that no cache holds.
+fn read_bandwidth(threads: usize) -> Result<f64> {
+    Ok(bandwidth::read(&Pool::new(threads)?, Isa::detect(), 512 << 20, 3))
 }
