@@ -67,7 +67,7 @@ pub fn run(args: &Args) -> Result<()> {
     )?;
 
     let mut run = Command::new(paths::engraft());
-    run.arg("run").arg("--engine_dir").arg(&engine).args(["--chat", "--streaming"]);
+    run.arg("run").arg("--engine_dir").arg(paths::shown(&engine)).args(["--chat", "--streaming"]);
     run.args(["--max_output_len", &args.max_output_len.to_string()]);
     run.args(["--input_text", &args.prompt]);
     command::run(&mut run)

@@ -3,8 +3,8 @@
 //! The same sources give the same bytes wherever they lie: one codegen unit, no debug information,
 //! and no path of this machine in what is compiled. Where nothing has changed, nothing is built.
 
-use crate::paths;
-use crate::{command, wasm};
+use crate::model::hex;
+use crate::{command, paths, wasm};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -113,10 +113,6 @@ fn record(out_dir: &Path, names: &[String], inputs: &str) -> Result<String> {
 
 fn read(out_dir: &Path) -> Option<String> {
     fs::read_to_string(out_dir.join(RECORD)).ok()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Flags that take this machine's folders out of what is compiled.
