@@ -10,7 +10,6 @@ use crate::command::{self, cargo};
 use crate::host::{self, SELECTION};
 use crate::{fixtures, paths, plugins};
 use anyhow::Result;
-use std::process::Command;
 
 /// All tests of the repository, with what they need: engraft, plugins, SmolLM2.
 ///
@@ -47,7 +46,6 @@ pub fn run(args: &Args) -> Result<()> {
         return test(&[runner, &["--release"], selection, &chosen]);
     }
     test(&[&["test", "--quiet", "--release", "--package", "xtask"]])?;
-    sdk()?;
     test(&[&["test", "--quiet", "--release", "--doc"], &SELECTION])?;
     // The largest part last: its summary is the last thing to read.
     if nextest {
@@ -55,13 +53,4 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         test(&[&["test", "--release", "--tests"], &SELECTION])
     }
-}
-
-/// The plugins' own tests, on this machine's processor: the SDK is plain Rust.
-fn sdk() -> Result<()> {
-    let manifest = paths::root().join("plugins/Cargo.toml");
-    let mut command: Command = cargo();
-    command.args(["test", "--quiet", "--release", "--manifest-path"]).arg(manifest);
-    command.args(["--workspace"]).env("CARGO_TARGET_DIR", paths::target().join("plugins-native"));
-    command::run(&mut command)
 }
