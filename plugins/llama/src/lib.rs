@@ -12,7 +12,7 @@ struct Llama {
     rotates: Vec<i64>,
 }
 
-/// What a source or a checkpoint may ask for and the graph below does not have.
+/// What a source (the first four) or a checkpoint may ask for and the graph below does not have.
 fn only() -> [(&'static str, SettingValue); 6] {
     [
         ("use_sliding_window", false.into()),
@@ -45,7 +45,7 @@ impl Architecture for Llama {
             integers("no_rope_layers", ABSENT, "A zero for each block that does not rotate."),
             integer("no_rope_layer_interval", default(4), "SmolLM3: every how many one does not."),
         ];
-        [own, Base::source_fields(), Rope::source_fields(), fixed(&only())].concat()
+        [own, Base::source_fields(), Rope::source_fields(), fixed(&only()[..4])].concat()
     }
 
     fn fields() -> Vec<Field> {
@@ -54,7 +54,7 @@ impl Architecture for Llama {
             flag("mlp_bias", default(false), "Whether feed-forward layers have biases."),
             integers("no_rope_layers", ABSENT, "A zero for each block that does not rotate."),
         ];
-        [own, Base::fields(), Rope::fields(), fixed(&only())].concat()
+        [own, Base::fields(), Rope::fields(), usual(&only()[4..])].concat()
     }
 
     fn configure(source: &Settings) -> Result<Vec<Setting>, Refusal> {

@@ -159,6 +159,7 @@ impl Base {
 
     /// From a checkpoint's settings.
     pub fn open(config: &Settings) -> Result<Base, Refusal> {
+        config.check_fixed(&[("qk_layernorm", false.into())])?;
         let base = Base {
             blocks: config.get("num_hidden_layers")?,
             hidden: config.get("hidden_size")?,

@@ -68,6 +68,13 @@ pub fn fixed(values: &[(&str, SettingValue)]) -> Vec<Field> {
     values.iter().map(|(path, value)| field(path, value.kind(), ABSENT, usual)).collect()
 }
 
+/// The same for a checkpoint's config, which says its usual values outright.
+pub fn usual(values: &[(&str, SettingValue)]) -> Vec<Field> {
+    let said = |value: &SettingValue| Fallback::Value(value.clone());
+    let doc = "Supported with this value only.";
+    values.iter().map(|(path, value)| field(path, value.kind(), said(value), doc)).collect()
+}
+
 /// What a field's value is of.
 pub trait FieldExt {
     /// Its kind.

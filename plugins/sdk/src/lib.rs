@@ -31,7 +31,7 @@ pub use base::{Base, gguf_names};
 pub use component::{Architecture, Component, Model};
 pub use field::{
     ABSENT, FieldExt, REQUIRED, default, field, fixed, flag, integer, integers, number, numbers,
-    same_as, text, texts,
+    same_as, text, texts, usual,
 };
 pub use parameter::{
     ParameterExt, PartExt, concat, feed_forward, key_heads, parameter, plain, query_heads, tensor,
