@@ -189,14 +189,6 @@ fn limits(
             reason: "it holds no block",
         });
     }
-    let bytes = blocks.saturating_mul(tokens_per_block as u64).saturating_mul(token_bytes);
-    if bytes > free {
-        return Err(RuntimeError::OutOfMemory {
-            what: "the cache",
-            needed: bytes >> 20,
-            available: free >> 20,
-        });
-    }
     Ok(Limits {
         max_batch_size,
         max_num_tokens,
@@ -205,4 +197,63 @@ fn limits(
         tokens_per_block,
         blocks: usize::try_from(blocks).unwrap_or(usize::MAX),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use engraft_ir::DType;
+
+    fn refused(options: LoadOptions) -> RuntimeError {
+        testing::load(testing::graph(1), &options).err().expect("refused")
+    }
+
+    #[test]
+    fn limits_that_cannot_be_name_their_flag() {
+        let base = testing::options;
+        for (options, flag) in [
+            (LoadOptions { threads: Some(0), ..base() }, "--threads"),
+            (LoadOptions { max_batch_size: Some(0), ..base() }, "--max_batch_size"),
+            (LoadOptions { tokens_per_block: Some(10), ..base() }, "--tokens_per_block"),
+            (LoadOptions { max_seq_len: Some(1 << 40), ..base() }, "--max_seq_len"),
+            (LoadOptions { kv_cache_tokens: Some(15), ..base() }, "--kv_cache_tokens"),
+        ] {
+            let error = refused(options);
+            assert!(error.to_string().starts_with(flag), "{error}");
+        }
+    }
+
+    #[test]
+    fn more_memory_than_there_is_is_an_error_before_any_is_taken() {
+        let options = LoadOptions { kv_cache_tokens: Some(1 << 50), ..testing::options() };
+        assert!(matches!(refused(options), RuntimeError::OutOfMemory { .. }));
+        let options = LoadOptions { max_num_tokens: Some(1 << 30), ..testing::options() };
+        assert!(matches!(refused(options), RuntimeError::OutOfMemory { .. }));
+    }
+
+    #[test]
+    fn the_smaller_of_tokens_and_bytes_sizes_the_cache() {
+        let cache = |tokens, bytes| {
+            let options = LoadOptions {
+                kv_cache_tokens: tokens,
+                kv_cache_bytes: bytes,
+                ..testing::options()
+            };
+            testing::model(&options).pages().capacity()
+        };
+        // Two blocks of two heads of 8 keys and 16 padded values.
+        let token = 2 * 2 * (8 + 16) * 4;
+        assert_eq!(cache(Some(100), None), 96);
+        assert_eq!(cache(None, Some(50 * token)), 48);
+        assert_eq!(cache(Some(100), Some(50 * token)), 48);
+        assert_eq!(cache(None, None), 4 * 160);
+    }
+
+    #[test]
+    fn weights_of_a_type_without_kernels_are_refused() {
+        let error = testing::load(testing::graph_of(1, DType::F64), &testing::options());
+        let error = error.err().expect("refused").to_string();
+        assert!(error.contains("no kernel for f64 weights"), "{error}");
+    }
 }

@@ -1,6 +1,7 @@
 //! A tiny model with random weights, for tests.
 
 use crate::device::{Limits, Program};
+use crate::error::RuntimeError;
 use crate::model::{LoadOptions, Model};
 use engraft_engine::{BuildConfig, KvCacheType};
 use engraft_ir::{
@@ -49,6 +50,7 @@ fn random(graph: Graph) -> Random {
             _ => floats.iter().map(|&x| half::bf16::from_f32(x).to_bits()).collect(),
         };
         words.push(match data.dtype {
+            DType::F64 => vec![0; 2 * count],
             DType::F32 => floats.iter().map(|x| x.to_bits()).collect(),
             _ => halves
                 .chunks(2)
@@ -211,5 +213,9 @@ pub(crate) fn model(options: &LoadOptions) -> Model {
 }
 
 pub(crate) fn model_of(graph: Graph, options: &LoadOptions) -> Model {
-    Model::prepare(Arc::new(random(graph)), &build(), options).expect("a model")
+    load(graph, options).expect("a model")
+}
+
+pub(crate) fn load(graph: Graph, options: &LoadOptions) -> Result<Model, RuntimeError> {
+    Model::prepare(Arc::new(random(graph)), &build(), options)
 }

@@ -60,16 +60,19 @@ impl Cpu {
             return Err(RuntimeError::NoIsa { isa: isa.to_string() });
         }
         let plan = Plan::new(&*program, &limits)?;
-        let (needed, free) = (plan.arena.saturating_mul(size_of::<f32>()) as u64, free_memory());
+        let graph = program.graph();
+        let cached = (limits.blocks as u64)
+            .saturating_mul(limits.tokens_per_block as u64)
+            .saturating_mul(cache_bytes_of_token(graph));
+        let values = (plan.arena as u64).saturating_mul(size_of::<f32>() as u64);
+        let (needed, free) = (cached.saturating_add(values), free_memory());
         if needed > free {
-            let (needed, available) = (needed >> 20, free >> 20);
             return Err(RuntimeError::OutOfMemory {
-                what: "the values of a step",
-                needed,
-                available,
+                what: "the cache and the values of a step",
+                needed: needed >> 20,
+                available: free >> 20,
             });
         }
-        let graph = program.graph();
         let mut tables = PrimaryMap::new();
         for rotary in graph.rotaries.values() {
             tables.push(GrowingTable::new(*rotary));
