@@ -62,9 +62,9 @@ element!(half::bf16, load_bf16, load_bf16_part);
 pub(crate) trait Lanes: Copy {
     /// Rows of a tile of `linear` that fit in the registers, of [`Lanes::TILE_COLUMNS`] each.
     const TILE_ROWS: usize;
-    /// Columns of a tile of `linear`.
+    /// Columns of a tile of `linear`: 4 or 1.
     const TILE_COLUMNS: usize;
-    /// Columns of a tile of one row.
+    /// Columns of a tile of one row: 8 or 4.
     const LONE_COLUMNS: usize;
     /// Whether two blocks of keys, or four vectors of values, times six queries fit in the
     /// registers; else one.

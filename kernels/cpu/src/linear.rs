@@ -92,18 +92,17 @@ impl<E: Element> Kernel for Linear<'_, E> {
             if self.input.rows == 1 {
                 match L::LONE_COLUMNS {
                     8 => self.direct::<L, 8>(),
-                    4 => self.direct::<L, 4>(),
-                    _ => self.direct::<L, 2>(),
+                    _ => self.direct::<L, 4>(),
                 }
             } else if self.input.rows < PANEL_ROWS {
                 match L::TILE_COLUMNS {
                     4 => self.direct::<L, 4>(),
-                    _ => self.direct::<L, 2>(),
+                    _ => self.direct::<L, 1>(),
                 }
             } else {
                 match L::TILE_COLUMNS {
                     4 => self.panels::<L, 4>(),
-                    _ => self.panels::<L, 2>(),
+                    _ => self.panels::<L, 1>(),
                 }
             }
         }

@@ -54,8 +54,8 @@ unsafe fn times_power(value: __m256, power: __m256) -> __m256 {
 }
 
 impl Lanes for Avx2 {
-    const TILE_ROWS: usize = 3;
-    const TILE_COLUMNS: usize = 2;
+    const TILE_ROWS: usize = 6;
+    const TILE_COLUMNS: usize = 1;
     const LONE_COLUMNS: usize = 4;
     const MANY_REGISTERS: bool = false;
 

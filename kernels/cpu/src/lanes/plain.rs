@@ -16,9 +16,9 @@ impl Plain {
 }
 
 impl Lanes for Plain {
-    const TILE_ROWS: usize = 2;
-    const TILE_COLUMNS: usize = 2;
-    const LONE_COLUMNS: usize = 2;
+    const TILE_ROWS: usize = 4;
+    const TILE_COLUMNS: usize = 1;
+    const LONE_COLUMNS: usize = 4;
     const MANY_REGISTERS: bool = false;
 
     #[inline(always)]
