@@ -113,11 +113,15 @@ pub fn goldens() -> Vec<Golden> {
 pub fn golden(path: PathBuf) -> Golden {
     let bytes = std::fs::read(path.join("expected.safetensors")).expect("expected.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
-    let all = |stem: &str| (0..3).map(|k| tensors.tensor(&format!("{stem}_{k}")).expect("there").data());
+    fn all<T>(tensors: &SafeTensors, stem: &str, read: fn(&[u8]) -> Vec<T>) -> Vec<Vec<T>> {
+        (0..3)
+            .map(|k| read(tensors.tensor(&format!("{stem}_{k}")).expect("three of each").data()))
+            .collect()
+    }
     Golden {
-        prompts: all("prompt").map(ids).collect(),
-        logits: all("logits").map(floats).collect(),
-        greedy: all("greedy").map(ids).collect(),
+        prompts: all(&tensors, "prompt", ids),
+        logits: all(&tensors, "logits", floats),
+        greedy: all(&tensors, "greedy", ids),
         path,
     }
 }

@@ -1,8 +1,11 @@
 //! What the commands' flags share.
 
 use crate::error::Usage;
+use anyhow::Result;
+use engraft_files::OutputDir;
 use engraft_ir::DType;
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 /// The command line with `-` inside the names of long flags made `_`, so that both spellings
 /// are one: `--model-dir X` and `--model_dir=X`. What stands behind a lone `--` stays.
@@ -29,7 +32,7 @@ pub fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 /// `--dtype`: `None` is `auto`, the source's own.
-pub fn dtype(name: &str) -> Result<Option<DType>, Usage> {
+pub fn dtype(name: &str) -> std::result::Result<Option<DType>, Usage> {
     match name {
         "auto" => Ok(None),
         name => match DType::from_config_name(name) {
@@ -56,10 +59,28 @@ pub struct PluginArgs {
 pub struct OutputArgs {
     /// Where to write. It appears whole or not at all.
     #[arg(long, value_name = "DIR")]
-    pub output_dir: std::path::PathBuf,
+    pub output_dir: PathBuf,
     /// Replace what is there.
     #[arg(long)]
     pub force: bool,
+}
+
+impl OutputArgs {
+    /// Begins the output, which may not be what it is made of, nor hold that.
+    pub fn begin(&self, input: &Path) -> Result<OutputDir> {
+        let real = |path: &Path| path.canonicalize().ok();
+        if let (Some(output), Some(input)) = (real(&self.output_dir), real(input))
+            && input.starts_with(&output)
+        {
+            return Err(Usage::new(format!(
+                "--output_dir {} would replace its own input",
+                self.output_dir.display()
+            ))
+            .help("choose another directory")
+            .into());
+        }
+        Ok(OutputDir::create(&self.output_dir, self.force)?)
+    }
 }
 
 #[cfg(test)]

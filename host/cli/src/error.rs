@@ -116,5 +116,6 @@ impl Diagnostic for Bug {
 
 /// Runs a command; a panic in it unwinds, so that temporary files go, and becomes an error.
 pub fn catching_panics<T>(command: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(command)).unwrap_or_else(|_| Err(Bug.into()))
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(command))
+        .unwrap_or_else(|_| Err(Bug.into()))
 }

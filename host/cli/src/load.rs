@@ -43,7 +43,8 @@ impl LoadArgs {
         let isa = match &self.isa {
             None => None,
             Some(name) => Some(name.parse::<Isa>().map_err(|_| {
-                Usage::new(format!("--isa {name}: no such kernels")).help("take plain, avx2 or avx512")
+                Usage::new(format!("--isa {name}: no such kernels"))
+                    .help("take plain, avx2 or avx512")
             })?),
         };
         let engine = Arc::new(Engine::open(&self.engine_dir)?);

@@ -50,7 +50,8 @@ impl Count {
     /// `scoring … tokens`
     pub fn new(what: &'static str, unit: &'static str) -> Count {
         let bytes = Bytes::new(what);
-        let style = format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {unit} {{per_sec}} {{eta}} left");
+        let style =
+            format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {unit} {{per_sec}} {{eta}} left");
         if let Ok(style) = ProgressStyle::with_template(&style) {
             bytes.bar.set_style(style.progress_chars("=> "));
         }

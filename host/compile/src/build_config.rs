@@ -30,7 +30,7 @@ pub struct BuildOptions {
     pub max_seq_len: Option<u32>,
     /// Tokens of all requests in one step.
     pub max_num_tokens: Option<u32>,
-    /// Tokens of one page of the cache; a power of two.
+    /// Tokens of one page of the cache; a power of two, and at least 16.
     pub tokens_per_block: Option<u32>,
     /// How past keys and values are kept.
     pub kv_cache_type: KvCacheType,
@@ -39,6 +39,8 @@ pub struct BuildOptions {
 const MAX_BATCH_SIZE: u32 = 8;
 const MAX_NUM_TOKENS: u32 = 512;
 const TOKENS_PER_BLOCK: u32 = 32;
+/// Attention reads keys sixteen at a time.
+const LEAST_BLOCK: u32 = 16;
 
 impl BuildOptions {
     /// All of it, for a model whose positions end at `positions`.
@@ -80,8 +82,9 @@ impl BuildOptions {
             );
             return limit("max_num_tokens", tokens, problem);
         }
-        if !block.is_power_of_two() {
-            return limit("tokens_per_block", block, "must be a power of two".to_owned());
+        if !block.is_power_of_two() || block < LEAST_BLOCK {
+            let problem = format!("must be a power of two, and at least {LEAST_BLOCK}");
+            return limit("tokens_per_block", block, problem);
         }
         Ok(BuildConfig {
             target: target.name().to_owned(),

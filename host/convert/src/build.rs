@@ -82,7 +82,11 @@ impl Checkpoint {
 
 /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
 /// beside it where it is another. A checkpoint that says nothing is itself the source.
-fn provenance_of(reader: &Reader, plugin: &Plugin, directory: &Path) -> Result<Value, ConvertError> {
+fn provenance_of(
+    reader: &Reader,
+    plugin: &Plugin,
+    directory: &Path,
+) -> Result<Value, ConvertError> {
     let ours = provenance::of_plugin(plugin);
     match reader.provenance() {
         Some(known) => {

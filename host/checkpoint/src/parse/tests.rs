@@ -1,3 +1,5 @@
+//! Configs as they are met, and as they should not be.
+
 use crate::base::{BASE, Fallback, Kind};
 use crate::{Config, ConfigError, Mapping, PositionEmbedding, Quantization};
 use engraft_diagnostic::Diagnostic;

@@ -74,10 +74,11 @@ impl BuildArgs {
 impl Build {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
-        let out = engraft_files::OutputDir::create(&self.output.output_dir, self.output.force)?;
+        let out = self.output.begin(&self.checkpoint_dir)?;
         let checkpoint = Checkpoint::open(&self.checkpoint_dir, self.plugin.plugin.as_deref())?;
         let bar = progress::Bytes::new("writing engine");
-        let built = checkpoint.build(self.build.options(), out.path(), &|done, total| bar.set(done, total))?;
+        let built = checkpoint
+            .build(self.build.options(), out.path(), &|done, total| bar.set(done, total))?;
         drop(bar);
         out.commit()?;
         let seconds = start.elapsed().as_secs_f64();

@@ -37,7 +37,7 @@ pub struct Compile {
 impl Compile {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
-        let out = engraft_files::OutputDir::create(&self.output.output_dir, self.output.force)?;
+        let out = self.output.begin(&self.model_dir)?;
         let pipeline = open(&self.plugin, &self.model_dir, dtype(&self.dtype)?)?;
         let bar = progress::Bytes::new("writing engine");
         let built = pipeline.compile(self.build.options(), out.path(), &|done, total| {

@@ -32,7 +32,7 @@ pub struct Convert {
 impl Convert {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
-        let out = engraft_files::OutputDir::create(&self.output.output_dir, self.output.force)?;
+        let out = self.output.begin(&self.model_dir)?;
         let pipeline = open(&self.plugin, &self.model_dir, dtype(&self.dtype)?)?;
         let bar = progress::Bytes::new("writing checkpoint");
         let bytes = pipeline.write_checkpoint(out.path(), &|done, total| bar.set(done, total))?;
@@ -44,8 +44,7 @@ impl Convert {
 
 /// Opens the pipeline and warns of config keys that nobody reads.
 pub fn open(plugin: &PluginArgs, model: &Path, dtype: Option<DType>) -> Result<Pipeline> {
-    let options =
-        Options { model: model.to_path_buf(), plugin: plugin.plugin.clone(), dtype };
+    let options = Options { model: model.to_path_buf(), plugin: plugin.plugin.clone(), dtype };
     let pipeline = Pipeline::open(&options)?;
     for key in pipeline.unread() {
         let key = engraft_diagnostic::escape(key);

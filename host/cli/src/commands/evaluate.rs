@@ -82,11 +82,15 @@ impl Logits {
         let ids: Vec<Vec<u32>> = prompts.values().cloned().collect();
         let logits = evaluate::logits(&mut model, &ids)?;
         let width = model.vocabulary() as u64;
-        let tensors = prompts.iter().map(|(name, ids)| {
-            (name.clone(), DType::F32, vec![ids.len() as u64, width])
-        });
-        let mut writer =
-            engraft_files::SafetensorsWriter::create(out.path(), BTreeMap::new(), tensors.collect(), 1)?;
+        let tensors = prompts
+            .iter()
+            .map(|(name, ids)| (name.clone(), DType::F32, vec![ids.len() as u64, width]));
+        let mut writer = engraft_files::SafetensorsWriter::create(
+            out.path(),
+            BTreeMap::new(),
+            tensors.collect(),
+            1,
+        )?;
         for (name, rows) in prompts.keys().zip(&logits) {
             writer.begin(name)?;
             for piece in rows.chunks(1 << 20) {
@@ -158,9 +162,10 @@ impl Perplexity {
         let mut ids = Tokenizer::of(&engine)?.encode(&text, false)?;
         ids.truncate(self.max_tokens.unwrap_or(usize::MAX));
         let bar = progress::Count::new("scoring", "tokens");
-        let found = evaluate::perplexity(&mut model, &ids, self.window, self.stride, |done, all| {
-            bar.set(done as u64, all as u64);
-        })?;
+        let found =
+            evaluate::perplexity(&mut model, &ids, self.window, self.stride, |done, all| {
+                bar.set(done as u64, all as u64);
+            })?;
         drop(bar);
         if self.json {
             let mut json = serde_json::to_value(&found)?;

@@ -94,13 +94,19 @@ impl Inspect {
         let limits = &config.build_config;
         let mut rows = model_rows(&config.pretrained_config);
         rows.extend(graph_rows(graph));
-        rows.push(row("file", format!("{}, format {}", bytes(engine.bytes()), engraft_engine::format::VERSION)));
+        rows.push(row(
+            "file",
+            format!("{}, format {}", bytes(engine.bytes()), engraft_engine::format::VERSION),
+        ));
         rows.push(row("target", &limits.target));
         rows.push(row(
             "limits",
             format!(
                 "max_batch_size {}, max_seq_len {}, max_num_tokens {}, tokens_per_block {}",
-                limits.max_batch_size, limits.max_seq_len, limits.max_num_tokens, limits.tokens_per_block
+                limits.max_batch_size,
+                limits.max_seq_len,
+                limits.max_num_tokens,
+                limits.tokens_per_block
             ),
         ));
         rows.extend(provenance_rows(engine.provenance()));
@@ -260,8 +266,23 @@ fn graph_rows(graph: &Graph) -> Vec<(String, String)> {
     }
     let dtypes: Vec<_> = dtypes.into_iter().collect();
     vec![
-        row("weights", format!("{}, {:.1} M numbers in {}", graph.weights.len(), numbers as f64 / 1e6, dtypes.join(", "))),
-        row("graph", format!("{} nodes in {} places (--graph shows it)", graph.schedule().count(), graph.places.len())),
+        row(
+            "weights",
+            format!(
+                "{}, {:.1} M numbers in {}",
+                graph.weights.len(),
+                numbers as f64 / 1e6,
+                dtypes.join(", ")
+            ),
+        ),
+        row(
+            "graph",
+            format!(
+                "{} nodes in {} places (--graph shows it)",
+                graph.schedule().count(),
+                graph.places.len()
+            ),
+        ),
     ]
 }
 
@@ -270,10 +291,18 @@ fn provenance_rows(provenance: &Value) -> Vec<(String, String)> {
     let plugin = &provenance["plugin"];
     let mut rows = vec![row(
         "plugin",
-        format!("{} {}, sha256 {}", text(&plugin["name"]), text(&plugin["version"]), text(&plugin["sha256"])),
+        format!(
+            "{} {}, sha256 {}",
+            text(&plugin["name"]),
+            text(&plugin["version"]),
+            text(&plugin["sha256"])
+        ),
     )];
     for file in provenance["source"]["files"].as_array().into_iter().flatten() {
-        rows.push(row("made of", format!("{}, blake3 {}", text(&file["name"]), text(&file["blake3"]))));
+        rows.push(row(
+            "made of",
+            format!("{}, blake3 {}", text(&file["name"]), text(&file["blake3"])),
+        ));
     }
     rows.push(row("by", format!("engraft {}", text(&provenance["engraft"]))));
     rows
@@ -285,8 +314,6 @@ fn fields_json(fields: &[engraft_plugin::Field]) -> Value {
 }
 
 fn tensors_json(tensors: &[(String, String, Vec<u64>, u64)]) -> Value {
-    let one = |(name, dtype, shape, bytes): &(String, String, Vec<u64>, u64)| {
-        json!({ "name": name, "dtype": dtype, "shape": shape, "bytes": bytes })
-    };
+    let one = |(name, dtype, shape, bytes): &(String, String, Vec<u64>, u64)| json!({ "name": name, "dtype": dtype, "shape": shape, "bytes": bytes });
     tensors.iter().map(one).collect()
 }

@@ -60,7 +60,11 @@ impl List {
                     let identity = plugin.identity();
                     rows.push((
                         format!("{} {}", escape(&identity.name), escape(&identity.version)),
-                        format!("{} [{}]", escape(&identity.doc), escape(&identity.accepts.join(", "))),
+                        format!(
+                            "{} [{}]",
+                            escape(&identity.doc),
+                            escape(&identity.accepts.join(", "))
+                        ),
                     ));
                     let mut entry = identity_json(&plugin);
                     entry["path"] = json!(found.path);
@@ -116,9 +120,12 @@ impl Check {
         let mut report = Report::new(&plugin);
         report.passed("contract", "speaks engraft:plugin@0.1.0 and imports nothing else".into());
         if identity.accepts.is_empty() || identity.dialects.is_empty() {
-            return Err(Usage::new(format!("{} accepts no architecture in any dialect", self.plugin))
-                .help("let `identify` name at least one of `accepts` and one of `dialects`")
-                .into());
+            return Err(Usage::new(format!(
+                "{} accepts no architecture in any dialect",
+                self.plugin
+            ))
+            .help("let `identify` name at least one of `accepts` and one of `dialects`")
+            .into());
         }
         let mut session = plugin.session()?;
         for dialect in &identity.dialects {
@@ -167,9 +174,14 @@ fn check_model(report: &mut Report, plugin: String, model: PathBuf, limits: &Lim
     );
     for key in pipeline.unread() {
         let key = escape(key);
-        report.next(format!("config key `{key}` is read by nobody: declare it, or refuse what it says"));
+        report.next(format!(
+            "config key `{key}` is read by nobody: declare it, or refuse what it says"
+        ));
     }
-    report.next("compile the model and compare its logits with the reference: `engraft evaluate logits`".into());
+    report.next(
+        "compile the model and compare its logits with the reference: `engraft evaluate logits`"
+            .into(),
+    );
     Ok(())
 }
 
@@ -203,7 +215,8 @@ impl Report {
 
     fn print(self, as_json: bool) -> Result<ExitCode> {
         if as_json {
-            let passed = self.passed.iter().map(|(what, how)| json!({ "check": what, "found": how }));
+            let passed =
+                self.passed.iter().map(|(what, how)| json!({ "check": what, "found": how }));
             output::json(&json!({
                 "plugin": self.identity,
                 "passed": passed.collect::<Vec<_>>(),

@@ -110,9 +110,12 @@ impl Run {
         };
         let prompts = self.prompts(&engine, words.as_ref())?;
         if self.streaming && prompts.len() > 1 {
-            return Err(Usage::new(format!("--streaming shows one prompt, here are {}", prompts.len()))
-                .help("leave --streaming out, or give one prompt")
-                .into());
+            return Err(Usage::new(format!(
+                "--streaming shows one prompt, here are {}",
+                prompts.len()
+            ))
+            .help("leave --streaming out, or give one prompt")
+            .into());
         }
         let mut stop = match self.ignore_eos {
             true => Stop::default(),
@@ -318,8 +321,7 @@ const PROMPTS: u64 = 1 << 30;
 /// The lines of a text file that are not empty.
 fn lines_of(path: &std::path::Path) -> Result<Vec<String>> {
     let text = text_of(path, PROMPTS)?;
-    let lines: Vec<_> =
-        text.lines().filter(|l| !l.trim().is_empty()).map(str::to_string).collect();
+    let lines: Vec<_> = text.lines().filter(|l| !l.trim().is_empty()).map(str::to_string).collect();
     match lines.is_empty() {
         true => Err(Usage::new(format!("{}: no prompt in it", path.display()))
             .help("put one prompt on each line")

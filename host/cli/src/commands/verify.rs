@@ -2,8 +2,8 @@
 
 use crate::{output, progress};
 use anyhow::Result;
-use engraft_weights::Provider;
 use clap::Args;
+use engraft_weights::Provider;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
