@@ -186,6 +186,9 @@ impl Base {
             let why = format!("{key_heads} does not divide the {heads} query heads");
             return said.refuse("num_key_value_heads", why);
         }
+        if rotated == head_width && !head_width.is_multiple_of(2) {
+            return said.refuse(head, format!("{head_width} is odd, and halves of a head turn"));
+        }
         if head_width == 0 || heads.checked_mul(head_width).is_none() {
             return said.refuse(head, format!("{heads} heads of {head_width} are no width"));
         }
