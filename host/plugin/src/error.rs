@@ -240,8 +240,10 @@ impl Diagnostic for PluginError {
                 Problem::UnknownVersion { .. } => {
                     "build it on this engraft's plugin SDK, or use the engraft that it was made for"
                 }
-                Problem::SlowToCompile(_) => "do not use it: a plugin compiles in a tenth of a \
-                                              second",
+                Problem::SlowToCompile(_) => {
+                    "do not use it: a plugin compiles in a tenth of a \
+                                              second"
+                }
                 Problem::Misused(_) => "report this: it is a bug of engraft",
                 _ => "report it to the plugin's author; `engraft plugin check` reproduces it",
             }
@@ -273,7 +275,9 @@ impl Diagnostic for Refusal {
         Some(format!("key `{}`", self.subject))
     }
     fn help(&self) -> Option<String> {
-        Some("change the model's config if it is wrong; else this model needs another plugin".into())
+        Some(
+            "change the model's config if it is wrong; else this model needs another plugin".into(),
+        )
     }
 }
 

@@ -4,11 +4,11 @@
 //! longer than [`Limits::compile_time`]. Nothing that is compiled already is taken: such a file is
 //! machine code, and nobody can say what it does.
 
+use crate::Limits;
 use crate::budget::{check_name, within};
 use crate::error::{PluginError, Problem};
 use crate::session::Session;
 use crate::v0_1::{self, Linked, Live};
-use crate::Limits;
 use engraft_diagnostic::escape;
 use sha2::{Digest, Sha256};
 use std::fs::File;

@@ -194,8 +194,11 @@ impl graph::HostBuilder for State {
     ) -> Result<Value> {
         let options = *self.table.get(&options)?;
         let recorder = self.table.get_mut(&b)?;
-        let operands =
-            [recorder.value(query.index)?, recorder.value(key.index)?, recorder.value(value.index)?];
+        let operands = [
+            recorder.value(query.index)?,
+            recorder.value(key.index)?,
+            recorder.value(value.index)?,
+        ];
         let results = recorder.attend(operands, options)?;
         Ok(Value { index: results[0].as_u32() })
     }
@@ -212,9 +215,7 @@ impl graph::HostBuilder for State {
     }
 
     fn add(&mut self, b: Resource<Recorder>, left: Value, right: Value) -> Result<Value> {
-        self.one(&b, |r| {
-            Ok(Op::Add { left: r.value(left.index)?, right: r.value(right.index)? })
-        })
+        self.one(&b, |r| Ok(Op::Add { left: r.value(left.index)?, right: r.value(right.index)? }))
     }
 
     fn multiply(&mut self, b: Resource<Recorder>, left: Value, right: Value) -> Result<Value> {

@@ -4,12 +4,12 @@ mod convert;
 mod limiter;
 mod link;
 
+use crate::Limits;
 use crate::error::{Exhausted, Problem, Rejection};
 use crate::load::Identity;
 use crate::recorder::Recorder;
 use crate::session::Outline;
 use crate::settings::{Field, Setting};
-use crate::Limits;
 use bindings::exports::engraft::plugin::architecture::Guest;
 use engraft_diagnostic::escape;
 use engraft_ir::PlaceKind;
