@@ -16,6 +16,9 @@ use wit_component::{ComponentEncoder, DecodedWasm};
 /// All that a component may import.
 const CONTRACT: &str = "engraft:plugin/";
 
+/// What a component must export.
+const EXPORT: &str = "engraft:plugin/architecture@";
+
 /// The file that says what the components in a folder were made of.
 const RECORD: &str = ".made-of";
 
@@ -132,13 +135,16 @@ fn component(module: &[u8]) -> Result<Vec<u8>> {
     let DecodedWasm::Component(resolve, world) = wit_component::decode(&bytes)? else {
         bail!("it is no component");
     };
-    for import in resolve.worlds[world].imports.keys() {
+    let world = &resolve.worlds[world];
+    for import in world.imports.keys() {
         let name = resolve.name_world_key(import);
         ensure!(
             name.starts_with(CONTRACT),
             "it imports `{name}`; a plugin gets `{CONTRACT}…` only"
         );
     }
+    let mut exports = world.exports.keys().map(|export| resolve.name_world_key(export));
+    ensure!(exports.any(|name| name.starts_with(EXPORT)), "it does not export `{EXPORT}`");
     Ok(bytes)
 }
 
