@@ -75,6 +75,9 @@ def main():
             decode(context, batch, [token(vocabulary, i)], i)
         return count / (time.perf_counter() - begin)
 
+    told = llama.llama_print_system_info().decode().replace("CPU : ", "").split(" | ")
+    features = [feature.removesuffix(" = 1") for feature in told if feature.endswith(" = 1")]
+
     prefill(args.prompt)
     prefill_rate = prefill(args.prompt)
     generate(min(args.generate, 8))
@@ -84,7 +87,7 @@ def main():
         "load_ms": load * 1e3,
         "prefill": prefill_rate,
         "decode": decode_rate,
-        "system": llama.llama_print_system_info().decode(),
+        "system": " ".join(features),
     }))
 
 

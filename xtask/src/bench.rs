@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const PEER: &str = "llama-cpp-python==0.3.36";
 /// What the peer's build leaves out has no part in what is timed.
@@ -70,6 +71,10 @@ pub fn run(bench: &Bench) -> Result<()> {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.threads.map_or_else(|| cores.to_string(), |n| n.to_string());
+    let others = busy();
+    if others > 0.2 {
+        println!("the machine is busy ({others:.1} cores): do not trust what follows");
+    }
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for round in 1..=args.rounds {
@@ -192,6 +197,20 @@ fn print(engine: &Path, rounds: u32, ours: &[Value], theirs: &[Value]) -> Result
         median(ours, "load_ms"),
     );
     Ok(())
+}
+
+/// How many cores work just now; nobody but others can be it, since we wait meanwhile.
+fn busy() -> f64 {
+    let ticks = || -> f64 {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let columns: Vec<f64> =
+            text.lines().next().unwrap_or("").split(' ').filter_map(|n| n.parse().ok()).collect();
+        // user, nice, system; a tick is 10 ms wherever Linux runs today
+        columns.iter().take(3).sum::<f64>() / 100.0
+    };
+    let (before, started) = (ticks(), Instant::now());
+    std::thread::sleep(Duration::from_secs(1));
+    (ticks() - before) / started.elapsed().as_secs_f64()
 }
 
 /// The median of a figure; NaN where there is none.
