@@ -1,5 +1,7 @@
 //! What the tests share: where fixtures and models are, how to compile one, how near is near.
 
+pub mod command;
+
 use engraft_compile::BuildOptions;
 use engraft_convert::{Options, Pipeline};
 use engraft_engine::Engine;

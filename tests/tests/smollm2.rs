@@ -4,7 +4,9 @@
 use engraft_engine::Engine;
 use engraft_ir::DType;
 use engraft_runtime::{ChatTemplate, LoadOptions, Message, Tokenizer, evaluate};
-use engraft_tests::{Compiled, distance, engine, fixtures, floats, greedy, load, logits, pipeline, prepared};
+use engraft_tests::{
+    Compiled, distance, engine, fixtures, floats, greedy, load, logits, pipeline, prepared,
+};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -83,7 +85,8 @@ fn check_perplexity(variant_name: &str, part: &str) {
     let mut text = alice(&engine);
     text.truncate(number("tokens"));
     let got =
-        evaluate::perplexity(&mut model, &text, number("window"), number("stride"), |_, _| {}).unwrap();
+        evaluate::perplexity(&mut model, &text, number("window"), number("stride"), |_, _| {})
+            .unwrap();
     assert_eq!(got.scored, number("scored"));
     let want = expected["perplexity"].as_f64().unwrap();
     println!("{variant_name} {part}: {} against {want}", got.perplexity);
@@ -115,8 +118,10 @@ fn a_gguf_file_gives_the_logits_of_the_directory_made_of_it() {
             Some(_) => prepared("ENGRAFT_SMOLLM2_HF_F16"),
             None => hf("bf16"),
         };
-        let from_gguf = logits(&mut load(&engine(&gguf(), dtype), &LoadOptions::default()), &prompt);
-        let from_hf = logits(&mut load(&engine(&directory, None), &LoadOptions::default()), &prompt);
+        let from_gguf =
+            logits(&mut load(&engine(&gguf(), dtype), &LoadOptions::default()), &prompt);
+        let from_hf =
+            logits(&mut load(&engine(&directory, None), &LoadOptions::default()), &prompt);
         assert!(from_gguf == from_hf, "{dtype:?}: not the same bits");
     }
 }

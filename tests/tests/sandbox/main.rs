@@ -197,13 +197,14 @@ fn lists_and_texts_must_lie_in_the_guests_memory() {
 
 #[test]
 fn what_crosses_in_one_call_is_bounded() {
-    let long = words(FREE, &[0, 200_000]);
+    // Well inside the guest's memory, so that only the bound on a call can stop it.
+    let long = words(FREE, &[131_072, 8_000]);
     let guest = Guest::tame().with("[method]model.unused", "i32.const 8192").and(&long);
     let limits = Limits { call_bytes: 1 << 16, ..limits() };
     let plugin = Plugin::from_bytes("x", &guest.component(), &limits).expect("loads");
     let mut session = plugin.session().expect("starts");
     session.open(&[]).expect("answers").expect("accepts");
-    broken(session.unused("hugging-face").expect_err("hostile"), "contract");
+    broken(session.unused("hugging-face").expect_err("hostile"), "hostcalls");
 }
 
 #[test]
@@ -212,6 +213,12 @@ fn a_name_must_be_short_and_printable() {
     let guest = |data: String| Guest::tame().with("identify", "i32.const 8192").and(data);
     broken(refused(&guest(named(0, 1000))), "its name is");
     broken(refused(&guest(named(8300, 4) + &bytes_at(8300, b"\x1b[2J"))), "its name is");
+    let speaking = parameter(FREE, (8350, 4), 0, [2144, 6, 0, 0, 1344, 2])
+        + &words(8300, &[FREE, 1])
+        + &bytes_at(8350, b"\x1b[2J");
+    let guest = Guest::tame().with("[method]model.parameters", "i32.const 8300").and(speaking);
+    let error = opened(&guest).parameters(PlaceKind::Embed, "hugging-face");
+    broken(error.expect_err("hostile"), "control characters");
     let long = parameter(FREE, (16_384, 513), 0, [2144, 6, 0, 0, 1344, 2])
         + &words(8300, &[FREE, 1])
         + &bytes_at(16_384, &[b'a'; 513]);

@@ -36,6 +36,9 @@ pub struct Logits {
     /// Replace what is there.
     #[arg(long)]
     force: bool,
+    /// Report as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Computes the perplexity of a text, by HuggingFace's definition with a strided window.
@@ -101,11 +104,20 @@ impl Logits {
         writer.finish()?;
         out.commit()?;
         let tokens: usize = ids.iter().map(Vec::len).sum();
-        output::text(&format!(
-            "wrote {}: logits of {} prompts, {tokens} positions of {width}\n",
-            self.output.display(),
-            ids.len(),
-        ))?;
+        if self.json {
+            output::json(&serde_json::json!({
+                "output": self.output,
+                "prompts": ids.len(),
+                "positions": tokens,
+                "vocab_size": width,
+            }))?;
+        } else {
+            output::text(&format!(
+                "wrote {}: logits of {} prompts, {tokens} positions of {width}\n",
+                self.output.display(),
+                ids.len(),
+            ))?;
+        }
         Ok(ExitCode::SUCCESS)
     }
 

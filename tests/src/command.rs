@@ -1,0 +1,63 @@
+//! Runs the `engraft` command as a person does.
+
+use crate::{fixtures, llama};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+fn binary() -> PathBuf {
+    let built = std::env::current_exe().unwrap().with_file_name("../engraft");
+    let path = std::env::var_os("ENGRAFT_BIN").map_or(built, PathBuf::from);
+    assert!(path.exists(), "{} is not built: run the tests by `cargo xtask test`", path.display());
+    path
+}
+
+/// The command with these arguments, ready to start; it finds the plugins.
+pub fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args).env("ENGRAFT_PLUGINS", llama().parent().unwrap()).stdin(Stdio::null());
+    command
+}
+
+/// Runs the command.
+pub fn engraft(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+/// What it printed.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// What it said of itself and of errors.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs what must work; gives its standard output.
+pub fn works(args: &[&str]) -> String {
+    let output = engraft(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    stdout(&output)
+}
+
+/// Runs what must fail: with this exit code, this error code, and these words.
+pub fn fails(args: &[&str], exit: i32, code: &str, words: &[&str]) {
+    let output = engraft(args);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(exit), "{args:?}: {text}");
+    assert!(text.contains(&format!("error[{code}]: ")), "{args:?}: {text}");
+    assert!(text.contains("help: "), "{args:?} gives no help: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{args:?}: no `{word}` in: {text}");
+    }
+}
+
+/// Compiles a golden and gives the folder that has it under `engine`.
+pub fn compiled(golden: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("engine").to_string_lossy().into_owned();
+    let model = fixtures().join("golden").join(golden).to_string_lossy().into_owned();
+    works(&["compile", "--plugin", "llama.wasm", "--model_dir", &model, "--output_dir", &out]);
+    (folder, out)
+}
