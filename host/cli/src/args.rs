@@ -2,6 +2,8 @@
 
 use crate::error::Usage;
 use anyhow::Result;
+use engraft_convert::{Options, Pipeline};
+use engraft_diagnostic::escape;
 use engraft_files::OutputDir;
 use engraft_ir::DType;
 use std::ffi::OsString;
@@ -32,7 +34,7 @@ pub fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 /// `--dtype`: `None` is `auto`, the source's own.
-pub fn dtype(name: &str) -> std::result::Result<Option<DType>, Usage> {
+fn dtype(name: &str) -> std::result::Result<Option<DType>, Usage> {
     match name {
         "auto" => Ok(None),
         name => match DType::from_config_name(name) {
@@ -51,6 +53,32 @@ pub struct PluginArgs {
     /// $ENGRAFT_PLUGINS. Without it, found by the model's `architectures`.
     #[arg(long, value_name = "NAME|FILE")]
     pub plugin: Option<String>,
+}
+
+/// Flags of whatever converts a model.
+#[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
+pub struct ModelArgs {
+    #[command(flatten)]
+    pub plugin: PluginArgs,
+    /// A HuggingFace model's directory, or a GGUF file.
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub model_dir: PathBuf,
+    /// Element type of the weights: auto (the model's own), float32, float16, bfloat16.
+    #[arg(long, default_value = "auto")]
+    dtype: String,
+}
+
+impl ModelArgs {
+    /// Opens the pipeline and warns of config keys that nobody reads.
+    pub fn open(&self) -> Result<Pipeline> {
+        let (model, plugin) = (self.model_dir.clone(), self.plugin.plugin.clone());
+        let pipeline = Pipeline::open(&Options { model, plugin, dtype: dtype(&self.dtype)? })?;
+        for key in pipeline.unread() {
+            eprintln!("warning: config key `{}` is read by nobody", escape(key));
+        }
+        Ok(pipeline)
+    }
 }
 
 /// Flags of whatever writes an output directory.

@@ -1,12 +1,11 @@
 //! `engraft compile`: a model to an engine in one pass.
 
-use crate::args::{OutputArgs, PluginArgs, dtype};
+use crate::args::{ModelArgs, OutputArgs};
 use crate::commands::build::BuildArgs;
-use crate::commands::convert::{open, report};
+use crate::commands::convert::report;
 use crate::progress;
 use anyhow::Result;
 use clap::Args;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -18,15 +17,9 @@ use std::time::Instant;
 #[command(rename_all = "snake_case")]
 pub struct Compile {
     #[command(flatten)]
-    plugin: PluginArgs,
-    /// A HuggingFace model's directory, or a GGUF file.
-    #[arg(long, value_name = "DIR|FILE.gguf")]
-    model_dir: PathBuf,
+    model: ModelArgs,
     #[command(flatten)]
     output: OutputArgs,
-    /// Element type of the weights: auto (the model's own), float32, float16, bfloat16.
-    #[arg(long, default_value = "auto")]
-    dtype: String,
     #[command(flatten)]
     build: BuildArgs,
     /// Report as JSON.
@@ -37,8 +30,8 @@ pub struct Compile {
 impl Compile {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
-        let out = self.output.begin(&self.model_dir)?;
-        let pipeline = open(&self.plugin, &self.model_dir, dtype(&self.dtype)?)?;
+        let out = self.output.begin(&self.model.model_dir)?;
+        let pipeline = self.model.open()?;
         let bar = progress::Bytes::new("writing engine");
         let built = pipeline.compile(self.build.options(), out.path(), &|done, total| {
             bar.set(done, total);

@@ -1,12 +1,11 @@
 //! `engraft convert`: a model to a TensorRT-LLM checkpoint.
 
-use crate::args::{OutputArgs, PluginArgs, dtype};
+use crate::args::{ModelArgs, OutputArgs};
 use crate::{output, progress};
 use anyhow::Result;
 use clap::Args;
-use engraft_convert::{Options, Pipeline};
-use engraft_ir::DType;
-use std::path::{Path, PathBuf};
+use engraft_convert::Pipeline;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -15,15 +14,9 @@ use std::time::Instant;
 #[command(rename_all = "snake_case")]
 pub struct Convert {
     #[command(flatten)]
-    plugin: PluginArgs,
-    /// A HuggingFace model's directory, or a GGUF file.
-    #[arg(long, value_name = "DIR|FILE.gguf")]
-    model_dir: PathBuf,
+    model: ModelArgs,
     #[command(flatten)]
     output: OutputArgs,
-    /// Element type of the weights: auto (the model's own), float32, float16, bfloat16.
-    #[arg(long, default_value = "auto")]
-    dtype: String,
     /// Report as JSON.
     #[arg(long)]
     json: bool,
@@ -32,25 +25,14 @@ pub struct Convert {
 impl Convert {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
-        let out = self.output.begin(&self.model_dir)?;
-        let pipeline = open(&self.plugin, &self.model_dir, dtype(&self.dtype)?)?;
+        let out = self.output.begin(&self.model.model_dir)?;
+        let pipeline = self.model.open()?;
         let bar = progress::Bytes::new("writing checkpoint");
         let bytes = pipeline.write_checkpoint(out.path(), &|done, total| bar.set(done, total))?;
         drop(bar);
         out.commit()?;
         report(&pipeline, "checkpoint", &self.output.output_dir, bytes, start, self.json)
     }
-}
-
-/// Opens the pipeline and warns of config keys that nobody reads.
-pub fn open(plugin: &PluginArgs, model: &Path, dtype: Option<DType>) -> Result<Pipeline> {
-    let options = Options { model: model.to_path_buf(), plugin: plugin.plugin.clone(), dtype };
-    let pipeline = Pipeline::open(&options)?;
-    for key in pipeline.unread() {
-        let key = engraft_diagnostic::escape(key);
-        eprintln!("warning: config key `{key}` is read by nobody");
-    }
-    Ok(pipeline)
 }
 
 /// What was made of what.
