@@ -13,10 +13,7 @@ const CHUNK: usize = 8 << 20;
 
 /// The SHA-256 of `bytes`, 64 hex digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The BLAKE3 of `bytes`, 64 hex digits.
@@ -67,11 +64,7 @@ mod tests {
         for size in [0, 1, CHUNK, CHUNK + 1] {
             let bytes: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
             std::fs::write(&path, &bytes).unwrap();
-            assert_eq!(
-                blake3_file(&path).unwrap(),
-                blake3_hex(&bytes),
-                "{size} bytes"
-            );
+            assert_eq!(blake3_file(&path).unwrap(), blake3_hex(&bytes), "{size} bytes");
         }
     }
 

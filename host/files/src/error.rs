@@ -90,11 +90,7 @@ impl FileError {
     /// An adapter for `map_err`: what was tried, on what.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError + use<> {
         let path = path.to_owned();
-        move |source| FileError::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| FileError::Io { action, path, source }
     }
 
     fn kind(&self) -> Option<io::ErrorKind> {
@@ -200,17 +196,10 @@ mod tests {
             let error = io_error(kind);
             assert_eq!(error.code(), Code(13));
             assert_eq!(error.fault().exit_code(), 5);
-            assert!(
-                error.help().unwrap().contains("space"),
-                "{:?}",
-                error.help()
-            );
+            assert!(error.help().unwrap().contains("space"), "{:?}", error.help());
         }
         let text = io_error(io::ErrorKind::StorageFull).to_string();
-        assert_eq!(
-            text,
-            "cannot write out/rank0.engine: no space is left on the disk"
-        );
+        assert_eq!(text, "cannot write out/rank0.engine: no space is left on the disk");
         // What the kernel really says when a disk is full.
         let error = FileError::io("write", Path::new("x"))(io::Error::from_raw_os_error(28));
         assert_eq!(error.code(), Code(13));
@@ -219,10 +208,7 @@ mod tests {
     #[test]
     fn a_missing_path_is_the_inputs_fault_and_a_forbidden_one_the_machines() {
         assert_eq!(io_error(io::ErrorKind::NotFound).fault(), Fault::Input);
-        assert_eq!(
-            io_error(io::ErrorKind::PermissionDenied).fault(),
-            Fault::Limit
-        );
+        assert_eq!(io_error(io::ErrorKind::PermissionDenied).fault(), Fault::Limit);
         assert_eq!(io_error(io::ErrorKind::ReadOnlyFilesystem).code(), Code(12));
         assert_eq!(io_error(io::ErrorKind::Other).code(), Code(10));
     }

@@ -54,17 +54,12 @@ pub fn read(path: &Path) -> Result<(File, Header), HeaderError> {
     let size = file.metadata().map_err(FileError::io("read", path))?.len();
     let mut length = [0; 8];
     if size < 8 {
-        return Err(HeaderError::NoHeader {
-            path: path.to_owned(),
-            size,
-        });
+        return Err(HeaderError::NoHeader { path: path.to_owned(), size });
     }
-    file.read_exact(&mut length)
-        .map_err(FileError::io("read", path))?;
+    file.read_exact(&mut length).map_err(FileError::io("read", path))?;
     let length = checked_length(path, u64::from_le_bytes(length), size)?;
     let mut text = vec![0; length];
-    file.read_exact(&mut text)
-        .map_err(FileError::io("read", path))?;
+    file.read_exact(&mut text).map_err(FileError::io("read", path))?;
     let header = parse(path, &text, size)?;
     Ok((file, header))
 }
@@ -77,10 +72,7 @@ pub fn read(path: &Path) -> Result<(File, Header), HeaderError> {
 pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Header, HeaderError> {
     let size = bytes.len() as u64;
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(HeaderError::NoHeader {
-            path: path.to_owned(),
-            size,
-        });
+        return Err(HeaderError::NoHeader { path: path.to_owned(), size });
     };
     let length = checked_length(path, u64::from_le_bytes(*length), size)?;
     parse(path, &rest[..length], size)
@@ -90,11 +82,7 @@ pub fn read_bytes(path: &Path, bytes: &[u8]) -> Result<Header, HeaderError> {
 fn checked_length(path: &Path, length: u64, size: u64) -> Result<usize, HeaderError> {
     let room = size.saturating_sub(8);
     if length > LONGEST || length > room {
-        return Err(HeaderError::LengthLies {
-            path: path.to_owned(),
-            length,
-            room,
-        });
+        return Err(HeaderError::LengthLies { path: path.to_owned(), length, room });
     }
     usize::try_from(length).map_err(|_| HeaderError::LengthLies {
         path: path.to_owned(),
@@ -107,19 +95,12 @@ fn checked_length(path: &Path, length: u64, size: u64) -> Result<usize, HeaderEr
 fn parse(path: &Path, text: &[u8], size: u64) -> Result<Header, HeaderError> {
     let data_start = 8 + text.len() as u64;
     let data = size - data_start;
-    let json::Entries {
-        tensors: raw,
-        metadata,
-    } = json::parse(path, text)?;
+    let json::Entries { tensors: raw, metadata } = json::parse(path, text)?;
     let mut tensors = BTreeMap::new();
     // In the order of their bytes, for what follows.
     let mut spans: Vec<(u64, u64, String)> = Vec::new();
     for (name, entry) in raw {
-        let fail = |fault| HeaderError::Tensor {
-            path: path.to_owned(),
-            name: name.clone(),
-            fault,
-        };
+        let fail = |fault| HeaderError::Tensor { path: path.to_owned(), name: name.clone(), fault };
         let dtype = DType::from_safetensors_name(&entry.dtype)
             .ok_or_else(|| fail(error::TensorFault::Dtype(entry.dtype.clone())))?;
         let [start, end] = entry.data_offsets;
@@ -141,12 +122,7 @@ fn parse(path: &Path, text: &[u8], size: u64) -> Result<Header, HeaderError> {
         }
         spans.push((start, end, name.clone()));
         let (start, end) = (data_start + start, data_start + end);
-        let known = TensorEntry {
-            dtype,
-            shape: entry.shape,
-            start,
-            end,
-        };
+        let known = TensorEntry { dtype, shape: entry.shape, start, end };
         if tensors.insert(name.clone(), known).is_some() {
             return Err(HeaderError::Tensor {
                 path: path.to_owned(),
@@ -159,11 +135,7 @@ fn parse(path: &Path, text: &[u8], size: u64) -> Result<Header, HeaderError> {
     let mut reached = 0;
     let mut before: Option<&str> = None;
     for (start, end, name) in &spans {
-        let fail = |fault| HeaderError::Tensor {
-            path: path.to_owned(),
-            name: name.clone(),
-            fault,
-        };
+        let fail = |fault| HeaderError::Tensor { path: path.to_owned(), name: name.clone(), fault };
         if *start < reached {
             let other = before.unwrap_or_default().to_owned();
             return Err(fail(error::TensorFault::Overlap(other)));
@@ -175,16 +147,9 @@ fn parse(path: &Path, text: &[u8], size: u64) -> Result<Header, HeaderError> {
         before = Some(name);
     }
     if reached != data {
-        return Err(HeaderError::LeftOver {
-            path: path.to_owned(),
-            bytes: data - reached,
-        });
+        return Err(HeaderError::LeftOver { path: path.to_owned(), bytes: data - reached });
     }
-    Ok(Header {
-        tensors,
-        metadata,
-        data_start,
-    })
+    Ok(Header { tensors, metadata, data_start })
 }
 
 /// The bytes of a tensor, unless they are too many to count.
@@ -193,9 +158,7 @@ pub fn bytes_of(dtype: DType, shape: &[u64]) -> Option<u64> {
     if shape.contains(&0) {
         return Some(0);
     }
-    shape.iter().try_fold(dtype.size() as u64, |bytes, extent| {
-        bytes.checked_mul(*extent)
-    })
+    shape.iter().try_fold(dtype.size() as u64, |bytes, extent| bytes.checked_mul(*extent))
 }
 
 #[cfg(test)]

@@ -21,9 +21,5 @@ pub fn requested() -> bool {
 
 /// [`FileError::Interrupted`] once someone asked to stop; call it once a chunk.
 pub fn check() -> Result<(), FileError> {
-    if requested() {
-        Err(FileError::Interrupted)
-    } else {
-        Ok(())
-    }
+    if requested() { Err(FileError::Interrupted) } else { Ok(()) }
 }

@@ -56,13 +56,7 @@ impl OutputDir {
         let place = if mounted { &target } else { parent };
         let stem = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
         let partial = make_directory(place, &stem)?;
-        Ok(OutputDir {
-            target,
-            partial,
-            force,
-            mounted,
-            committed: false,
-        })
+        Ok(OutputDir { target, partial, force, mounted, committed: false })
     }
 
     /// The directory to write into until it is committed.
@@ -109,9 +103,7 @@ impl OutputDir {
         }
         // Replaces an empty directory; fails on any other.
         fs::rename(partial, target).map_err(|error| match error.kind() {
-            io::ErrorKind::DirectoryNotEmpty => FileError::NotEmpty {
-                path: target.clone(),
-            },
+            io::ErrorKind::DirectoryNotEmpty => FileError::NotEmpty { path: target.clone() },
             _ => FileError::io("create", target)(error),
         })
     }
@@ -151,9 +143,7 @@ fn resolve(path: &Path) -> Result<PathBuf, FileError> {
         Ok(path) => Ok(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let Some(name) = path.file_name() else {
-                return Err(FileError::NoName {
-                    path: path.to_owned(),
-                });
+                return Err(FileError::NoName { path: path.to_owned() });
             };
             let parent = match path.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => resolve(parent)?,
@@ -195,21 +185,12 @@ fn may_replace_but(target: &Path, force: bool, ours: &Path) -> Result<(), FileEr
             continue;
         }
         if !force {
-            return Err(FileError::NotEmpty {
-                path: target.to_owned(),
-            });
+            return Err(FileError::NotEmpty { path: target.to_owned() });
         }
         let kind = fs::symlink_metadata(&path).map_err(FileError::io("use", &path))?;
         if kind.is_dir() {
-            let entry = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            return Err(FileError::NotOurs {
-                path: target.to_owned(),
-                entry,
-            });
+            let entry = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Err(FileError::NotOurs { path: target.to_owned(), entry });
         }
     }
     Ok(())
@@ -232,9 +213,7 @@ fn make_directory(place: &Path, stem: &str) -> Result<PathBuf, FileError> {
 
 /// Makes a file or a directory durable.
 fn sync(path: &Path) -> Result<(), FileError> {
-    fs::File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(FileError::io("write", path))
+    fs::File::open(path).and_then(|file| file.sync_all()).map_err(FileError::io("write", path))
 }
 
 #[cfg(test)]

@@ -24,11 +24,7 @@ pub fn whole(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
         .map_err(FileError::io("read", path))?;
     if count as u64 > limit {
         let size = size.max(count as u64);
-        return Err(FileError::TooLarge {
-            path: path.to_owned(),
-            size,
-            limit,
-        });
+        return Err(FileError::TooLarge { path: path.to_owned(), size, limit });
     }
     Ok(bytes)
 }
@@ -43,13 +39,6 @@ mod tests {
         let path = directory.path().join("f");
         std::fs::write(&path, b"12345").unwrap();
         assert_eq!(whole(&path, 5).unwrap(), b"12345");
-        assert!(matches!(
-            whole(&path, 4),
-            Err(FileError::TooLarge {
-                size: 5,
-                limit: 4,
-                ..
-            })
-        ));
+        assert!(matches!(whole(&path, 4), Err(FileError::TooLarge { size: 5, limit: 4, .. })));
     }
 }

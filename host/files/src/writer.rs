@@ -59,10 +59,7 @@ impl SafetensorsWriter {
         tensors: Vec<(String, DType, Vec<u64>)>,
         align: usize,
     ) -> Result<SafetensorsWriter, FileError> {
-        let misuse = |what: String| FileError::Misuse {
-            path: path.to_owned(),
-            what,
-        };
+        let misuse = |what: String| FileError::Misuse { path: path.to_owned(), what };
         if !align.is_power_of_two() || align > ZEROS.len() {
             return Err(misuse(format!("an alignment of {align}")));
         }
@@ -85,17 +82,12 @@ impl SafetensorsWriter {
                 .and_then(|length| Some((length, start.checked_add(length)?)))
                 .filter(|(_, end)| *end < 1 << 62)
             else {
-                return Err(misuse(format!(
-                    "`{name}` has the impossible shape {shape:?}"
-                )));
+                return Err(misuse(format!("`{name}` has the impossible shape {shape:?}")));
             };
             if name.starts_with(PAD_PREFIX) || name == "__metadata__" {
                 return Err(misuse(format!("the name `{name}` is reserved")));
             }
-            if entries
-                .insert(name.clone(), entry(dtype, &shape, start, end))
-                .is_some()
-            {
+            if entries.insert(name.clone(), entry(dtype, &shape, start, end)).is_some() {
                 return Err(misuse(format!("`{name}` is declared twice")));
             }
             slots.push(Slot { name, pad, length });
@@ -132,9 +124,7 @@ impl SafetensorsWriter {
             return Err(self.misuse(what));
         }
         let (pad, length) = (slot.pad as usize, slot.length);
-        self.file
-            .write_all(&ZEROS[..pad])
-            .map_err(FileError::io("write", &self.path))?;
+        self.file.write_all(&ZEROS[..pad]).map_err(FileError::io("write", &self.path))?;
         self.missing = length;
         self.begun += 1;
         self.hasher.reset();
@@ -149,14 +139,11 @@ impl SafetensorsWriter {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
         interrupt::check()?;
         let Some(missing) = self.missing.checked_sub(bytes.len() as u64) else {
-            return Err(self.misuse(format!(
-                "{} bytes too many",
-                bytes.len() as u64 - self.missing
-            )));
+            return Err(
+                self.misuse(format!("{} bytes too many", bytes.len() as u64 - self.missing))
+            );
         };
-        self.file
-            .write_all(bytes)
-            .map_err(FileError::io("write", &self.path))?;
+        self.file.write_all(bytes).map_err(FileError::io("write", &self.path))?;
         self.hasher.update(bytes);
         self.missing = missing;
         Ok(())
@@ -192,10 +179,7 @@ impl SafetensorsWriter {
         }
         // The header begins with the metadata, where a key and its value are followed by a comma
         // or the closing brace; a quote inside of another value is escaped.
-        let Some(at) = self
-            .header
-            .windows(old.len())
-            .position(|window| window == old.as_bytes())
+        let Some(at) = self.header.windows(old.len()).position(|window| window == old.as_bytes())
         else {
             return Err(self.misuse(format!("metadata `{key}` is not in the header")));
         };
@@ -214,17 +198,10 @@ impl SafetensorsWriter {
             let what = format!("`{}` was never written", slot.name);
             return Err(self.misuse(what));
         }
-        self.file
-            .seek(SeekFrom::Start(0))
-            .map_err(FileError::io("write", &self.path))?;
+        self.file.seek(SeekFrom::Start(0)).map_err(FileError::io("write", &self.path))?;
         self.put_header()?;
-        self.file
-            .flush()
-            .map_err(FileError::io("write", &self.path))?;
-        self.file
-            .get_ref()
-            .sync_all()
-            .map_err(FileError::io("write", &self.path))
+        self.file.flush().map_err(FileError::io("write", &self.path))?;
+        self.file.get_ref().sync_all().map_err(FileError::io("write", &self.path))
     }
 
     fn put_header(&mut self) -> Result<(), FileError> {
@@ -245,19 +222,13 @@ impl SafetensorsWriter {
             return Err(self.misuse(what));
         }
         if !self.digests.contains_key(&slot.name) {
-            self.digests.insert(
-                slot.name.clone(),
-                self.hasher.finalize().to_hex().to_string(),
-            );
+            self.digests.insert(slot.name.clone(), self.hasher.finalize().to_hex().to_string());
         }
         Ok(())
     }
 
     fn misuse(&self, what: String) -> FileError {
-        FileError::Misuse {
-            path: self.path.clone(),
-            what,
-        }
+        FileError::Misuse { path: self.path.clone(), what }
     }
 }
 

@@ -18,10 +18,7 @@ fn an_interrupt_stops_the_writer_and_leaves_nothing() {
     assert!(!interrupt::requested());
     interrupt::request();
     assert!(matches!(writer.write(&[0; 4]), Err(FileError::Interrupted)));
-    assert!(matches!(
-        engraft_files::digest::blake3_file(&path),
-        Err(FileError::Interrupted)
-    ));
+    assert!(matches!(engraft_files::digest::blake3_file(&path), Err(FileError::Interrupted)));
     drop((writer, output));
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
 }

@@ -152,14 +152,12 @@ impl Diagnostic for HeaderError {
                 "check that this is a safetensors file and not a pointer to one (git lfs pull), \
                  and that its download was complete"
             }
-            HeaderError::Tensor {
-                fault: TensorFault::PastTheEnd { .. },
-                ..
-            } => "get the file again: its download was cut short",
-            HeaderError::Tensor {
-                fault: TensorFault::Dtype(_),
-                ..
-            } => "save the model with float32, float16 or bfloat16 weights",
+            HeaderError::Tensor { fault: TensorFault::PastTheEnd { .. }, .. } => {
+                "get the file again: its download was cut short"
+            }
+            HeaderError::Tensor { fault: TensorFault::Dtype(_), .. } => {
+                "save the model with float32, float16 or bfloat16 weights"
+            }
             _ => "get the file again, or save it again with the safetensors library",
         };
         Some(text.to_owned())

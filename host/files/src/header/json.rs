@@ -41,10 +41,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-        let mut entries = Entries {
-            tensors: Vec::new(),
-            metadata: BTreeMap::new(),
-        };
+        let mut entries = Entries { tensors: Vec::new(), metadata: BTreeMap::new() };
         while let Some(name) = map.next_key::<String>()? {
             let within = |error: A::Error| A::Error::custom(format!("`{name}`: {error}"));
             if name == "__metadata__" {

@@ -24,10 +24,7 @@ fn nothing_is_under_the_final_name_before_the_commit() {
     assert!(names(target.parent().unwrap())[0].starts_with(".out.partial-"));
     output.commit().unwrap();
     assert_eq!(names(target.parent().unwrap()), ["out"]);
-    assert_eq!(
-        fs::read_to_string(target.join("config.json")).unwrap(),
-        "{}"
-    );
+    assert_eq!(fs::read_to_string(target.join("config.json")).unwrap(), "{}");
 }
 
 #[test]
@@ -46,18 +43,11 @@ fn a_full_directory_is_refused_before_any_work_and_replaced_by_force() {
     fs::create_dir(&target).unwrap();
     fs::write(target.join("old"), "old").unwrap();
     let refused = OutputDir::create(&target, false);
-    assert!(
-        matches!(refused, Err(FileError::NotEmpty { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FileError::NotEmpty { .. })), "{refused:?}");
     assert_eq!(names(root.path()), ["out"]);
     let output = OutputDir::create(&target, true).unwrap();
     put(&output, "new", "new");
-    assert_eq!(
-        names(&target),
-        ["old"],
-        "the old output stands until the commit"
-    );
+    assert_eq!(names(&target), ["old"], "the old output stands until the commit");
     output.commit().unwrap();
     assert_eq!(names(&target), ["new"]);
     assert_eq!(names(root.path()), ["out"]);
@@ -92,26 +82,18 @@ fn a_file_in_the_way_is_no_directory() {
     let target = root.path().join("out");
     fs::write(&target, "").unwrap();
     let refused = OutputDir::create(&target, true);
-    assert!(
-        matches!(refused, Err(FileError::NotADirectory { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(FileError::NotADirectory { .. })), "{refused:?}");
     // And a file among the parents.
     let refused = OutputDir::create(&target.join("deeper"), true);
     assert!(matches!(refused, Err(FileError::Io { .. })), "{refused:?}");
-    assert!(matches!(
-        OutputDir::create(Path::new("/"), true),
-        Err(FileError::NoName { .. })
-    ));
+    assert!(matches!(OutputDir::create(Path::new("/"), true), Err(FileError::NoName { .. })));
 }
 
 #[test]
 fn a_place_that_cannot_be_written_is_told_before_any_work() {
     // No one may make a directory there, not even root.
     let refused = OutputDir::create(Path::new("/proc/out"), false);
-    let Err(error) = refused else {
-        panic!("{refused:?}")
-    };
+    let Err(error) = refused else { panic!("{refused:?}") };
     assert!(matches!(error, FileError::Io { .. }), "{error:?}");
     assert!(error.to_string().contains("/proc"), "{error}");
 }

@@ -15,24 +15,16 @@ fn declared() -> Tensors {
 }
 
 fn metadata() -> BTreeMap<String, String> {
-    [
-        ("digests", "00000000"),
-        (
-            "text",
-            "a \"quoted\"\nline with \"digests\":\"00000000\" in it",
-        ),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .into()
+    [("digests", "00000000"), ("text", "a \"quoted\"\nline with \"digests\":\"00000000\" in it")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
 }
 
 fn write_all(path: &Path, align: usize) {
     let mut writer = SafetensorsWriter::create(path, metadata(), declared(), align).unwrap();
     for (name, dtype, shape) in declared() {
         writer.begin(&name).unwrap();
-        let bytes: Vec<u8> = (0..bytes_of(dtype, &shape).unwrap())
-            .map(|i| i as u8 + 1)
-            .collect();
+        let bytes: Vec<u8> = (0..bytes_of(dtype, &shape).unwrap()).map(|i| i as u8 + 1).collect();
         // In pieces, as they come.
         for piece in bytes.chunks(7) {
             writer.write(piece).unwrap();
@@ -59,19 +51,10 @@ fn our_reader_and_the_libraries_read_what_was_written() {
             assert_eq!(entry.start % align as u64, 0, "{name} is aligned");
             let data = &bytes[entry.start as usize..entry.end as usize];
             assert_eq!(theirs.tensor(&name).unwrap().data(), data);
-            assert!(
-                data.iter()
-                    .enumerate()
-                    .all(|(i, byte)| *byte == i as u8 + 1),
-                "{name}"
-            );
+            assert!(data.iter().enumerate().all(|(i, byte)| *byte == i as u8 + 1), "{name}");
         }
         let expected = digest::blake3_hex(&(1..=12).collect::<Vec<u8>>());
-        assert_eq!(
-            ours.metadata["digests"],
-            expected[..8],
-            "the patch, and only where it belongs"
-        );
+        assert_eq!(ours.metadata["digests"], expected[..8], "the patch, and only where it belongs");
         assert_eq!(ours.metadata["text"], metadata()["text"]);
     }
 }
@@ -113,8 +96,5 @@ fn a_full_disk_is_told_as_such() {
     let mut writer = SafetensorsWriter::create(path, metadata(), tensors, 1).unwrap();
     writer.begin("a").unwrap();
     let error = writer.write(&vec![0; 4 << 20]).unwrap_err();
-    assert_eq!(
-        engraft_diagnostic::Diagnostic::code(&error).to_string(),
-        "EG0013"
-    );
+    assert_eq!(engraft_diagnostic::Diagnostic::code(&error).to_string(), "EG0013");
 }
