@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 fn binary() -> PathBuf {
-    let built = std::env::current_exe().unwrap().with_file_name("../engraft");
+    let built = std::env::current_exe().expect("a path").with_file_name("../engraft");
     let path = std::env::var_os("ENGRAFT_BIN").map_or(built, PathBuf::from);
     assert!(path.exists(), "{} is not built: run the tests by `cargo xtask test`", path.display());
     path
@@ -14,23 +14,26 @@ fn binary() -> PathBuf {
 /// The command with these arguments, ready to start; it finds the plugins.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command.args(args).env("ENGRAFT_PLUGINS", llama().parent().unwrap()).stdin(Stdio::null());
+    command
+        .args(args)
+        .env("ENGRAFT_PLUGINS", llama().parent().expect("a folder"))
+        .stdin(Stdio::null());
     command
 }
 
 /// Runs the command.
 pub fn engraft(args: &[&str]) -> Output {
-    command(args).output().unwrap()
+    command(args).output().expect("it runs")
 }
 
 /// What it printed.
 pub fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
 /// What it said of itself and of errors.
 pub fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
 /// Runs what must work; gives its standard output.
@@ -55,7 +58,7 @@ pub fn fails(args: &[&str], exit: i32, code: &str, words: &[&str]) {
 
 /// Compiles a golden and gives the folder that has it under `engine`.
 pub fn compiled(golden: &str) -> (tempfile::TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a temporary directory");
     let out = folder.path().join("engine").to_string_lossy().into_owned();
     let model = fixtures().join("golden").join(golden).to_string_lossy().into_owned();
     works(&["compile", "--plugin", "llama.wasm", "--model_dir", &model, "--output_dir", &out]);

@@ -1,5 +1,7 @@
 //! What the command does, as a person uses it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use engraft_tests::command::{command, compiled, fails, works};
 use engraft_tests::{fixtures, llama, prepared};
 use serde_json::Value;

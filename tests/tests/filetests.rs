@@ -9,6 +9,8 @@
 //! `ENGRAFT_BLESS=1` writes into the files what came instead. A new kind is a function and its
 //! row in [`KINDS`].
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use engraft_compile::passes;
 use engraft_ir::{AnyEntity, Graph, parse, verify};
 use similar::TextDiff;

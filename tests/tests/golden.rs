@@ -1,5 +1,7 @@
 //! Every golden, all the way: source, plugin, engine, runtime; against HuggingFace's numbers.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use engraft_compile::BuildOptions;
 use engraft_convert::build::Checkpoint;
 use engraft_files::OutputDir;

@@ -1,5 +1,7 @@
 //! What the `llama` plugin reads of a config, and what it turns down.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use engraft_ir::PlaceKind;
 use engraft_plugin::{Limits, Plugin, Refusal, Session, Setting, Value, nest, resolve, unread};
 use engraft_tests::llama;

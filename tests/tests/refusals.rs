@@ -1,5 +1,7 @@
 //! What the command refuses, how it says so, and that it leaves nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use engraft_tests::command::{command, compiled, engraft, fails, stderr, works};
 use engraft_tests::{copied, fixtures, prepared};
 use serde_json::Value;

@@ -1,6 +1,8 @@
 //! A real model: SmolLM2-135M-Instruct, from a GGUF file and from HuggingFace directories made
 //! of it, against HuggingFace's numbers.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use engraft_engine::Engine;
 use engraft_ir::DType;
 use engraft_runtime::{ChatTemplate, LoadOptions, Message, Tokenizer, evaluate};

@@ -1,5 +1,7 @@
 //! Promises about the tree itself: what depends on what, what is named where, what is documented.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

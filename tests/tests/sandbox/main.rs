@@ -1,6 +1,8 @@
 //! Hostile plugins: whatever a component does, what comes out is a typed error that says who,
 //! where and why; nothing hangs, nothing grows, and the next plugin is not touched.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 mod guest;
 
 use engraft_diagnostic::{Diagnostic, Fault};

@@ -1,12 +1,14 @@
 //! `engraft build`: a checkpoint to an engine.
 
 use crate::args::{OutputArgs, PluginArgs};
+use crate::error::Usage;
 use crate::{output, progress};
 use anyhow::Result;
 use clap::Args;
 use engraft_compile::BuildOptions;
 use engraft_convert::build::Checkpoint;
 use engraft_engine::KvCacheType;
+use engraft_engine::format::ENGINE_FILE;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -75,6 +77,12 @@ impl Build {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
         let out = self.output.begin(&self.checkpoint_dir)?;
+        if self.checkpoint_dir.join(ENGINE_FILE).exists() {
+            let at = self.checkpoint_dir.display();
+            return Err(Usage::new(format!("{at} is an engine, and not a checkpoint"))
+                .help("give the directory that `engraft convert` wrote; an engine runs as it is")
+                .into());
+        }
         let checkpoint = Checkpoint::open(&self.checkpoint_dir, self.plugin.plugin.as_deref())?;
         let bar = progress::Bytes::new("writing engine");
         let built = checkpoint

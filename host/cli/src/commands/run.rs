@@ -73,19 +73,19 @@ struct Input {
 #[command(rename_all = "snake_case")]
 struct SamplingArgs {
     /// 0 takes the likeliest token always.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// Choose among the K likeliest; 0 among all.
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
     /// Choose among the likeliest that have this much probability together.
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f32,
     /// Leave out what is less likely than this part of the likeliest.
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f32,
     /// Divide the scores of tokens that were there already; 1 does nothing.
-    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f32,
     /// The same seed gives the same text.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -147,7 +147,7 @@ impl Run {
             let Some(tokenizer) = tokenizer else { break };
             let ids = match &template {
                 Some(template) => {
-                    let system = self.system.iter().map(|s| Message::system(s));
+                    let system = self.system.iter().map(Message::system);
                     let messages: Vec<_> = system.chain([Message::user(&text)]).collect();
                     // The template writes its special tokens itself.
                     tokenizer.encode(&template.render(&messages, true)?, false)?
