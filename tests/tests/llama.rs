@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
-use engraft_ir::PlaceKind;
+use engraft_ir::{Activation, PlaceKind};
 use engraft_plugin::{Limits, Plugin, Refusal, Session, Setting, Value, nest, resolve, unread};
 use engraft_tests::llama;
 use engraft_weights::{Origin, Parameter, Step};
@@ -96,6 +96,13 @@ fn fields_that_are_absent_have_llamas_defaults() {
     assert_eq!(settings["norm_epsilon"], 1e-6);
     assert_eq!(settings["hidden_act"], "silu");
     assert_eq!(settings["position_embedding_type"], "rope_gpt_neox");
+}
+
+#[test]
+fn every_activation_of_the_graph_is_accepted() {
+    for name in Activation::names() {
+        assert_eq!(checkpoint(json!({"hidden_act": name}))["hidden_act"], name);
+    }
 }
 
 #[test]

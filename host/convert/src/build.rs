@@ -5,18 +5,18 @@ use crate::pipeline::find_plugin;
 use crate::{ConvertError, display_name, provenance};
 use engraft_checkpoint::{CONFIG_FILE, Config, Reader, WEIGHTS_FILE};
 use engraft_compile::{BuildOptions, Built};
-use engraft_ir::{DType, Graph};
+use engraft_ir::Graph;
 use engraft_plugin::Plugin;
 use engraft_weights::Provider;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A checkpoint with its plugin and graph; nothing is written yet.
 pub struct Checkpoint {
     reader: Reader,
     plugin: Plugin,
     graph: Graph,
-    provenance: Value,
+    directory: PathBuf,
 }
 
 impl Checkpoint {
@@ -38,8 +38,7 @@ impl Checkpoint {
         let expected: Vec<_> =
             graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
         reader.expect(&expected)?;
-        let provenance = provenance_of(&reader, &plugin, directory)?;
-        Ok(Checkpoint { reader, plugin, graph, provenance })
+        Ok(Checkpoint { reader, plugin, graph, directory: directory.to_owned() })
     }
 
     /// The checkpoint's config.
@@ -72,36 +71,29 @@ impl Checkpoint {
             provider: &self.reader,
             config: self.reader.config(),
             build,
-            provenance: &self.provenance,
+            provenance: &self.provenance()?,
             text_files: self.reader.text_files(),
             directory,
             progress,
         })?)
     }
-}
 
-/// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
-/// beside it where it is another. A checkpoint that says nothing is itself the source.
-fn provenance_of(
-    reader: &Reader,
-    plugin: &Plugin,
-    directory: &Path,
-) -> Result<Value, ConvertError> {
-    let ours = provenance::of_plugin(plugin);
-    match reader.provenance() {
-        Some(known) => {
-            let mut known = known.clone();
-            if known.get("plugin") != Some(&ours)
-                && let Some(map) = known.as_object_mut()
-            {
-                map.insert("graph_plugin".into(), ours);
-            }
-            Ok(known)
+    /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
+    /// beside it where it is another. A checkpoint that says nothing is itself the source, and is
+    /// read whole.
+    fn provenance(&self) -> Result<Value, ConvertError> {
+        let ours = provenance::of_plugin(&self.plugin);
+        let Some(known) = self.reader.provenance() else {
+            let files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| self.directory.join(name));
+            let options = json!({ "dtype": self.config().dtype.config_name() });
+            return provenance::of_source(&self.plugin, "checkpoint", &files, options);
+        };
+        let mut known = known.clone();
+        if known.get("plugin") != Some(&ours)
+            && let Some(map) = known.as_object_mut()
+        {
+            map.insert("graph_plugin".into(), ours);
         }
-        None => {
-            let files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| directory.join(name));
-            let dtype = DType::config_name(reader.config().dtype);
-            provenance::of_source(plugin, "checkpoint", &files, json!({ "dtype": dtype }))
-        }
+        Ok(known)
     }
 }

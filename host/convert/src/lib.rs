@@ -2,9 +2,9 @@
 //!
 //! [`Pipeline::open`] does all that needs headers only: it finds the plugin, settles the
 //! checkpoint's config, asks for parameters and graph, and plans every weight. Whatever can be
-//! wrong with a model is found there, before a byte is written. [`Pipeline::write_checkpoint`]
-//! and [`Pipeline::compile`] then stream. [`build::build`] is the second half alone, from a
-//! checkpoint, and ends at the same bytes.
+//! wrong with a model, but for the values of its weights, is found there, before a byte is
+//! written. [`Pipeline::write_checkpoint`] and [`Pipeline::compile`] then stream.
+//! [`build::Checkpoint`] is the second half alone, and ends at the same bytes.
 
 pub mod build;
 mod error;

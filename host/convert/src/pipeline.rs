@@ -6,7 +6,9 @@ use engraft_checkpoint::{CheckpointError, Config};
 use engraft_compile::{BuildOptions, Built};
 use engraft_files::FileError;
 use engraft_ir::{DType, Graph, PlaceKind};
-use engraft_plugin::{Field, Limits, Plugin, Session, Shelf, nest, resolve, unread};
+use engraft_plugin::{
+    Field, Limits, Plugin, Refusal, Session, Setting, Shelf, nest, resolve, unread,
+};
 use engraft_source::Source;
 use engraft_weights::{Parameter, Plan};
 use serde_json::{Map, Value, json};
@@ -33,7 +35,6 @@ pub struct Pipeline {
     left_out: Vec<(String, String)>,
     unread: Vec<String>,
     unused: Vec<(String, String)>,
-    provenance: Value,
     cost: (u64, usize),
 }
 
@@ -63,20 +64,7 @@ impl Pipeline {
         let Described { parameters, left_out, graph } = described;
         let cost = (session.fuel_used(), session.memory_peak());
         let unused = Plan::new(&source, &parameters, dtype, &left_out)?.left_out().to_vec();
-        let options = json!({ "dtype": dtype.config_name() });
-        let provenance = provenance::of_source(&plugin, dialect, source.files(), options)?;
-        Ok(Pipeline {
-            source,
-            plugin,
-            config,
-            graph,
-            parameters,
-            left_out,
-            unread,
-            unused,
-            provenance,
-            cost,
-        })
+        Ok(Pipeline { source, plugin, config, graph, parameters, left_out, unread, unused, cost })
     }
 
     /// What is converted.
@@ -94,16 +82,33 @@ impl Pipeline {
     /// # Errors
     /// Where two answers differ.
     pub fn check_determinism(&self) -> Result<(), ConvertError> {
+        let answer = self.plugin.check_determinism(self.source.dialect(), &self.settings()?)?;
+        answer.map_err(|refusal| self.refused(refusal))
+    }
+
+    /// Compares what the plugin says of the model in each of its dialects.
+    ///
+    /// # Errors
+    /// Where two dialects disagree about a parameter.
+    pub fn check_dialects(&self) -> Result<(), ConvertError> {
+        let answer = self.plugin.check_dialects(&self.settings()?)?;
+        answer.map_err(|refusal| self.refused(refusal))
+    }
+
+    /// The dialects that the plugin knows.
+    pub fn dialects(&self) -> &[String] {
+        &self.plugin.identity().dialects
+    }
+
+    /// What the plugin's `open` takes.
+    fn settings(&self) -> Result<Vec<Setting>, ConvertError> {
         let own = self.plugin.session()?.fields()?;
-        let settings = model::settings(&self.config, &own)?;
-        let dialect = self.source.dialect();
-        match self.plugin.check_determinism(dialect, &settings)? {
-            Ok(()) => Ok(()),
-            Err(refusal) => {
-                let config = self.source.config_path().display().to_string();
-                Err(ConvertError::Refused { refusal, config })
-            }
-        }
+        model::settings(&self.config, &own)
+    }
+
+    fn refused(&self, refusal: Refusal) -> ConvertError {
+        let config = self.source.config_path().display().to_string();
+        ConvertError::Refused { refusal, config }
     }
 
     /// What asking the plugin took: instructions, and bytes of its memory.
@@ -114,6 +119,12 @@ impl Pipeline {
     /// How every weight comes out of the source.
     fn plan(&self) -> Result<Plan<'_>, ConvertError> {
         Ok(Plan::new(&self.source, &self.parameters, self.config.dtype, &self.left_out)?)
+    }
+
+    /// What it comes from. Reads every source file whole.
+    fn provenance(&self) -> Result<Value, ConvertError> {
+        let options = json!({ "dtype": self.config.dtype.config_name() });
+        provenance::of_source(&self.plugin, self.source.dialect(), self.source.files(), options)
     }
 
     /// The checkpoint's config.
@@ -156,7 +167,7 @@ impl Pipeline {
             &self.config,
             &self.plan()?,
             self.source.text_files(),
-            &self.provenance,
+            &self.provenance()?,
             progress,
         )?;
         let weights = directory.join(engraft_checkpoint::WEIGHTS_FILE);
@@ -179,7 +190,7 @@ impl Pipeline {
             provider: &self.plan()?,
             config: &self.config,
             build,
-            provenance: &self.provenance,
+            provenance: &self.provenance()?,
             text_files: self.source.text_files(),
             directory,
             progress,

@@ -9,11 +9,13 @@
 //! - a graph that [`Session::write`] returns verifies: each call on the builder was checked as it
 //!   was made;
 //! - the same component and the same settings give the same answers ([`Plugin::check_determinism`]
-//!   tries to show the contrary);
+//!   tries to show the contrary), and in every dialect the same model
+//!   ([`Plugin::check_dialects`]);
 //! - one session is one store, never used again after a trap.
 
 mod budget;
 mod determinism;
+mod dialects;
 mod error;
 mod find;
 mod limits;

@@ -10,7 +10,7 @@ use crate::error::{PluginError, Problem};
 use crate::session::Session;
 use crate::v0_1::{self, Linked, Live};
 use engraft_diagnostic::escape;
-use sha2::{Digest, Sha256};
+use engraft_files::digest::sha256_hex;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -55,6 +55,9 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Plugin {
+    /// The contract that every plugin speaks which loads.
+    pub const CONTRACT: &str = v0_1::CONTRACT;
+
     /// Loads a plugin from a file.
     ///
     /// # Errors
@@ -94,7 +97,7 @@ impl Plugin {
         check_interfaces(&engine, &component).map_err(error)?;
         let linked = v0_1::link(&engine, &component)
             .map_err(|e| error(Problem::Unlinkable(escape(&e.root_cause().to_string()))))?;
-        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = sha256_hex(bytes);
         let identity = Identity {
             name: name.to_owned(),
             version: String::new(),

@@ -160,7 +160,8 @@ impl Session {
     /// Writes the whole graph. `dtype` says how a weight, by its whole name, is stored.
     pub fn write(&mut self, dtype: &dyn Fn(&str) -> DType) -> Result<Graph, PluginError> {
         let outline = self.outline()?;
-        // Axes are the same in every dialect; a checkpoint has none.
+        // A graph takes names and axes, which are the same in every dialect
+        // ([`Plugin::check_dialects`]); a checkpoint has none to go by.
         let dialect = self.plugin.identity().dialects.first().cloned().unwrap_or_default();
         let recorder = Recorder::new(self.plugin.limits());
         self.call("write", |live| live.lend(recorder))?;

@@ -179,6 +179,8 @@ impl Base {
 
     /// Whether the sizes fit together, in the words of whoever said them.
     fn check(self, said: &Settings, [head, rotary, epsilon]: [&str; 3]) -> Result<Base, Refusal> {
+        // Those of the host's graph. It would stop the plugin at any other; that a model wants one
+        // is the model's fault, so it is turned down here, by its key.
         const ACTIVATIONS: [&str; 7] =
             ["silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu"];
         let Base { heads, key_heads, head_width, rotated, .. } = self;

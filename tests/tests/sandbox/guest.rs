@@ -157,7 +157,7 @@ pub fn bytes_at(at: u32, bytes: &[u8]) -> String {
     format!("(data (i32.const {at}) \"{bytes}\")\n")
 }
 
-/// A list of one parameter at `at`, in 48 bytes: an origin's tag and payload, then its name.
+/// A parameter at `at`, in 40 bytes: its name, its origin's tag and payload, no precision kept.
 pub fn parameter(at: u32, name: (u32, u32), tag: u32, payload: [u32; 6]) -> String {
     let [a, b, c, d, e, f] = payload;
     words(at, &[name.0, name.1, tag, a, b, c, d, e, f, 0])

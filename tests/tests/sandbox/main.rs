@@ -366,6 +366,29 @@ fn different_answers_for_one_question_are_found() {
 }
 
 #[test]
+fn a_dialect_that_says_another_shape_is_found() {
+    // In the second dialect, whose name has four bytes, the block's gain has five elements.
+    let parameters = "(if (result i32)
+        (i32.and (i32.eq (local.get 4) (i32.const 4)) (i32.eq (local.get 1) (i32.const 1)))
+        (then (i32.const 8300))
+        (else (i32.add (i32.const 1160) (i32.mul (local.get 1) (i32.const 8)))))";
+    let dialects = words(8400, &[2096, 4, 2104, 5, 1072, 1, 8448, 2, 2096, 4])
+        + &words(8448, &[2128, 12, 8480, 4])
+        + &bytes_at(8480, b"gguf");
+    let gain = parameter(FREE, (2064, 4), 0, [2144, 6, 0, 0, 8336, 1])
+        + &words(8300, &[FREE, 1])
+        + &words(8336, &[5, 0, 0, 0]);
+    let two = Guest::tame().with("identify", "i32.const 8400").and(dialects).and(gain);
+    let plugin = load(&two.component()).expect("loads");
+    assert_eq!(plugin.check_dialects(&[]), Ok(Ok(())));
+    let plugin =
+        load(&two.with("[method]model.parameters", parameters).component()).expect("loads");
+    let error = plugin.check_dialects(&[]).expect_err("they disagree");
+    assert_eq!(error.place, Some(PlaceKind::Block(0)));
+    broken(error, "parameter 0 is `gain` [4] in hugging-face and `gain` [5] in gguf");
+}
+
+#[test]
 fn after_a_trap_a_session_is_over_and_another_is_not_touched() {
     let before = graph(&Guest::tame()).expect("a graph").to_string();
     let mut session = opened(&in_the_block("unreachable"));

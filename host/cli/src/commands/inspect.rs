@@ -138,7 +138,7 @@ impl Inspect {
             row("doc", escape(&identity.doc)),
             row("accepts", escape(&identity.accepts.join(", "))),
             row("dialects", escape(&identity.dialects.join(", "))),
-            row("contract", "engraft:plugin@0.1.0"),
+            row("contract", Plugin::CONTRACT),
             row("file", bytes(plugin.size())),
             row("sha256", plugin.sha256()),
         ];

@@ -1,6 +1,5 @@
 //! `engraft plugin`: what plugins there are, and whether one is sound.
 
-use crate::error::Usage;
 use crate::output;
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -99,7 +98,7 @@ pub fn identity_json(plugin: &Component) -> Value {
         "doc": identity.doc,
         "accepts": identity.accepts,
         "dialects": identity.dialects,
-        "contract": "engraft:plugin@0.1.0",
+        "contract": Component::CONTRACT,
         "sha256": plugin.sha256(),
         "bytes": plugin.size(),
     })
@@ -118,15 +117,8 @@ impl Check {
         let plugin = Component::load(&path, &limits)?;
         let identity = plugin.identity().clone();
         let mut report = Report::new(&plugin);
-        report.passed("contract", "speaks engraft:plugin@0.1.0 and imports nothing else".into());
-        if identity.accepts.is_empty() || identity.dialects.is_empty() {
-            return Err(Usage::new(format!(
-                "{} accepts no architecture in any dialect",
-                self.plugin
-            ))
-            .help("let `identify` name at least one of `accepts` and one of `dialects`")
-            .into());
-        }
+        report
+            .passed("contract", format!("speaks {} and imports nothing else", Component::CONTRACT));
         let mut session = plugin.session()?;
         for dialect in &identity.dialects {
             let fields = session.source_fields(dialect)?;
@@ -162,6 +154,9 @@ fn check_model(report: &mut Report, plugin: String, model: PathBuf, limits: &Lim
     report.passed("graph", format!("{} nodes; verified", graph.schedule().count()));
     pipeline.check_determinism()?;
     report.passed("determinism", "asked again in another order, it says the same".into());
+    pipeline.check_dialects()?;
+    let dialects = pipeline.dialects().join(", ");
+    report.passed("dialects", format!("the same parameters in {}", escape(&dialects)));
     let (fuel, memory) = pipeline.cost();
     report.passed(
         "budgets",

@@ -32,8 +32,11 @@ mod bindings {
     });
 }
 
-/// The version that this module serves, as in an interface's name.
-pub(crate) const VERSION: &str = "0.1.0";
+/// The contract that this module serves, by its package's name.
+pub(crate) const CONTRACT: &str = "engraft:plugin@0.1.0";
+
+/// Its version.
+pub(crate) const VERSION: &str = CONTRACT.split_at("engraft:plugin@".len()).1;
 
 /// Whether a component that speaks a version fits this module: another patch does.
 pub(crate) fn serves(version: &str) -> bool {
