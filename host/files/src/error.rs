@@ -39,14 +39,13 @@ pub enum FileError {
         /// What is there.
         path: PathBuf,
     },
-    /// A directory that would have to be replaced holds a directory of its own, so it is no
-    /// output of ours.
-    #[error("{} holds the directory `{entry}` and so is no earlier output; it is not replaced", path.display())]
+    /// A directory that would have to be replaced is no output of ours.
+    #[error("{} {reason} and so is no earlier output; it is not replaced", path.display())]
     NotOurs {
         /// The directory that was to be replaced.
         path: PathBuf,
-        /// The name of the directory in it.
-        entry: String,
+        /// How that is known: what it holds, or does not hold.
+        reason: String,
     },
     /// A path that has no last component to name an output with.
     #[error("`{}` does not name a directory to make", path.display())]
@@ -159,6 +158,7 @@ impl Diagnostic for FileError {
         let text = match self {
             FileError::Io { .. } => match self.kind()? {
                 Kind::NotFound => "check the path",
+                Kind::NotADirectory => "check the path: a file stands where a directory must be",
                 Kind::PermissionDenied => {
                     "choose a path that you may use, or change its permissions"
                 }

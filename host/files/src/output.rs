@@ -142,6 +142,10 @@ fn resolve(path: &Path) -> Result<PathBuf, FileError> {
     match fs::canonicalize(path) {
         Ok(path) => Ok(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // A link to nothing: no directory can be made under its name.
+            if path.is_symlink() {
+                return Err(FileError::NotADirectory { path: path.to_owned() });
+            }
             let Some(name) = path.file_name() else {
                 return Err(FileError::NoName { path: path.to_owned() });
             };
@@ -178,22 +182,35 @@ fn may_replace(target: &Path, force: bool) -> Result<(), FileError> {
 }
 
 /// Whether the directory `target` may give way, not counting `ours` in it. We write files and
-/// no directories; so one with directories is someone's home or project, and `--force` was a slip.
+/// no directories, one of them with a rank's weights; a directory that is otherwise is someone's
+/// project, home or model, and `--force` was a slip.
 fn may_replace_but(target: &Path, force: bool, ours: &Path) -> Result<(), FileError> {
-    for path in entries(target)? {
-        if path == ours {
-            continue;
-        }
-        if !force {
-            return Err(FileError::NotEmpty { path: target.to_owned() });
-        }
-        let kind = fs::symlink_metadata(&path).map_err(FileError::io("use", &path))?;
-        if kind.is_dir() {
-            let entry = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            return Err(FileError::NotOurs { path: target.to_owned(), entry });
-        }
+    let not_ours = |reason| FileError::NotOurs { path: target.to_owned(), reason };
+    let mut found = entries(target)?;
+    found.retain(|path| path != ours);
+    if found.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    if !force {
+        return Err(FileError::NotEmpty { path: target.to_owned() });
+    }
+    let mut ranks = false;
+    for path in found {
+        let kind = fs::symlink_metadata(&path).map_err(FileError::io("use", &path))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if kind.is_dir() {
+            return Err(not_ours(format!("holds the directory `{name}`")));
+        }
+        ranks |= is_rank(&name);
+    }
+    if ranks { Ok(()) } else { Err(not_ours("holds no rank0.engine or rank0.safetensors".into())) }
+}
+
+/// Whether a file's name is that of a rank's part of an engine or a checkpoint.
+fn is_rank(name: &str) -> bool {
+    let stem = name.strip_suffix(".engine").or_else(|| name.strip_suffix(".safetensors"));
+    let digits = stem.and_then(|stem| stem.strip_prefix("rank"));
+    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Makes a new directory named `stem` in `place`, or `stem-1`, … where a killed run left that.

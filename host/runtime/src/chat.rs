@@ -3,7 +3,10 @@
 //! The environment is that of HuggingFace's `apply_chat_template`: blocks are trimmed, Python's
 //! methods of strings, lists and dictionaries work, `raise_exception`, `tojson` and the special
 //! tokens are there. There is no clock: a template that asks for the date if it can takes its own
-//! constant, and one that insists is an error. Templates cannot read files, and run on fuel.
+//! constant, and one that insists is an error. Templates cannot read files, and come from whoever
+//! made the model: they run on fuel, and as [`guard`] bounds them.
+
+mod guard;
 
 use crate::error::RuntimeError;
 use crate::tokenizer::{CONFIG, json_beside, special_token, text_beside};
@@ -12,11 +15,21 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
 
 const TEMPLATE: &str = "chat_template.jinja";
 
-/// Instructions that a template may run: some hundred times what a long chat needs.
-const FUEL: u64 = 50_000_000;
+/// Instructions that a template may run: some hundred times what a long chat needs. It bounds
+/// also how deeply values are nested, and so the stack.
+const FUEL: u64 = 1_000_000;
+
+/// Bytes of a template: several times those of the longest known. It bounds the depth of its
+/// expressions, and so the stack.
+const SOURCE_LIMIT: usize = 128 << 10;
+
+/// Bytes of a prompt: far more than any context holds.
+const PROMPT_LIMIT: usize = 64 << 20;
 
 /// What else HuggingFace calls special; each is in scope where the model names it.
 const SPECIAL_TOKENS: [&str; 7] =
@@ -46,7 +59,7 @@ impl Message {
 /// A model's chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     special_tokens: BTreeMap<&'static str, String>,
 }
 
@@ -72,8 +85,12 @@ impl ChatTemplate {
     /// From a template and `tokenizer_config.json`, which names the special tokens.
     ///
     /// # Errors
-    /// Where the template does not parse.
+    /// Where the template is far too long or does not parse.
     pub fn new(source: &str, config: &serde_json::Value) -> Result<ChatTemplate, RuntimeError> {
+        let malformed = |reason| RuntimeError::Malformed { file: TEMPLATE.into(), reason };
+        if source.len() > SOURCE_LIMIT {
+            return Err(malformed(format!("it is longer than {SOURCE_LIMIT} bytes")));
+        }
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -90,9 +107,14 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_filter("tojson", to_json);
-        environment
-            .add_template_owned(TEMPLATE, without_generation_marks(source))
-            .map_err(|e| RuntimeError::Malformed { file: TEMPLATE.into(), reason: words(&e) })?;
+        // They take memory by a number, and no chat needs them.
+        environment.remove_filter("batch");
+        environment.remove_filter("slice");
+        let source = without_generation_marks(source);
+        let environment = guard::run(move || {
+            environment.add_template_owned(TEMPLATE, source).map_err(|e| malformed(words(&e)))?;
+            Ok(Arc::new(environment))
+        })?;
         let special_tokens = SPECIAL_TOKENS
             .iter()
             .filter_map(|key| Some((*key, special_token(config, key)?.to_string())))
@@ -104,14 +126,13 @@ impl ChatTemplate {
     /// answer begins. Encode it without adding special tokens: it has them.
     ///
     /// # Errors
-    /// Where the template refuses the messages or does not run.
+    /// Where the template refuses the messages, does not run, or takes too much of anything. In
+    /// the last case what it does may go on in the background: end the process, or bear it.
     pub fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, RuntimeError> {
-        let failed = |e: Error| RuntimeError::ChatTemplate { reason: words(&e) };
-        let template = self.environment.get_template(TEMPLATE).map_err(failed)?;
         let scope = context! {
             messages => messages,
             tools => (),
@@ -119,7 +140,42 @@ impl ChatTemplate {
             add_generation_prompt => add_generation_prompt,
             ..Value::from_serialize(&self.special_tokens)
         };
-        template.render(scope).map_err(failed)
+        let environment = self.environment.clone();
+        guard::run(move || {
+            let failed = |e: Error| RuntimeError::ChatTemplate { reason: words(&e) };
+            let mut prompt = Prompt::default();
+            let template = environment.get_template(TEMPLATE).map_err(failed)?;
+            let done = template.render_captured_to(scope, &mut prompt).map(drop);
+            if prompt.full {
+                let reason = format!("it makes more than {PROMPT_LIMIT} bytes");
+                return Err(RuntimeError::ChatTemplate { reason });
+            }
+            done.map_err(failed)?;
+            String::from_utf8(prompt.bytes)
+                .map_err(|e| RuntimeError::ChatTemplate { reason: e.to_string() })
+        })
+    }
+}
+
+/// Takes what a template prints, up to the limit.
+#[derive(Default)]
+struct Prompt {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl io::Write for Prompt {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.full = bytes.len() > PROMPT_LIMIT - self.bytes.len();
+        if self.full {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -129,6 +185,7 @@ fn words(error: &Error) -> String {
         Some(detail) => detail.to_string(),
         None => error.kind().to_string(),
     };
+    let what = engraft_diagnostic::escape(&what);
     match error.line() {
         Some(line) => format!("line {line}: {what}"),
         None => what,
@@ -280,6 +337,41 @@ mod tests {
         let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}\
                       {% endfor %}{% endfor %}{% endfor %}";
         assert!(matches!(render(source, json!({})), Err(RuntimeError::ChatTemplate { .. })));
+    }
+
+    #[test]
+    fn a_template_that_takes_too_much_is_stopped() {
+        let explode = "{% for i in range(9999) %}{{ 'a' * 100000 }}{% endfor %}";
+        let double = "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(60) %}\
+                      {% set n.x = n.x + n.x %}{% endfor %}";
+        for (source, word) in
+            [(explode, "bytes"), (double, "memory"), ("{{ [1]|batch(9) }}", "batch")]
+        {
+            let error = render(source, json!({})).expect_err("too much").to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_template_as_deep_as_it_may_be_does_not_end_the_process() {
+        let signs = format!("{{{{ {}1 }}}}", "-".repeat(SOURCE_LIMIT - 10));
+        let sum = format!("{{{{ {}1 }}}}", "1+".repeat(SOURCE_LIMIT / 2 - 10));
+        let filters = format!("{{{{ 1{} }}}}", "|int".repeat(SOURCE_LIMIT / 4 - 10));
+        for deep in [signs, sum, filters] {
+            // Whether it is right or wrong is the template engine's to say.
+            drop(render(&deep, json!({})));
+        }
+        let nested = "{% set n = namespace(x=[]) %}{% for i in range(99999) %}\
+                      {% set n.x = [n.x] %}{% endfor %}{{ n.x }}";
+        drop(render(nested, json!({})));
+        let long = " ".repeat(SOURCE_LIMIT + 1);
+        assert!(matches!(render(&long, json!({})), Err(RuntimeError::Malformed { .. })));
+    }
+
+    #[test]
+    fn what_a_template_says_does_not_speak_to_the_terminal() {
+        let error = render("{{ raise_exception('\x1b[31m') }}", json!({})).expect_err("refuses");
+        assert!(!error.to_string().contains('\x1b'), "{error}");
     }
 
     #[test]

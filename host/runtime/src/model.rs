@@ -16,6 +16,10 @@ const OUTPUT_ROWS: usize = 256;
 /// The part of the free memory that a cache nobody sized may take.
 const CACHE_SHARE: u64 = 2;
 
+/// More threads than any machine has use for; far more and the system gives no memory for their
+/// stacks, which ends the process.
+const MOST_THREADS: usize = 1024;
+
 /// How to load an engine. What is not said comes from the engine's build config.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
@@ -73,8 +77,7 @@ impl Model {
         let vocabulary = graph.values[output].ty.width.ok_or_else(|| unsupported("no logits"))?;
         let vocabulary = usize::try_from(vocabulary).map_err(|_| unsupported("too many logits"))?;
         let limits = limits(graph, build, options)?;
-        let threads = options.threads.unwrap_or_else(cpu::default_threads);
-        at_least_one("--threads", threads)?;
+        let threads = threads(options)?;
         let device = Box::new(Cpu::prepare(program.clone(), limits, threads, options.isa)?);
         let token_limit = device.vocabulary();
         let pages = Pages::new(limits.blocks, limits.tokens_per_block);
@@ -129,6 +132,18 @@ fn at_least_one(name: &'static str, value: usize) -> Result<usize, RuntimeError>
             reason: "it must be at least 1",
         }),
         _ => Ok(value),
+    }
+}
+
+fn threads(options: &LoadOptions) -> Result<usize, RuntimeError> {
+    match options.threads {
+        None => Ok(cpu::default_threads().min(MOST_THREADS)),
+        Some(threads) if threads > MOST_THREADS => Err(RuntimeError::BadLimit {
+            name: "--threads",
+            value: threads.to_string(),
+            reason: "more than 1024 are of no use",
+        }),
+        Some(threads) => at_least_one("--threads", threads),
     }
 }
 
@@ -214,6 +229,8 @@ mod tests {
         let base = testing::options;
         for (options, flag) in [
             (LoadOptions { threads: Some(0), ..base() }, "--threads"),
+            (LoadOptions { threads: Some(MOST_THREADS + 1), ..base() }, "--threads"),
+            (LoadOptions { threads: Some(usize::MAX), ..base() }, "--threads"),
             (LoadOptions { max_batch_size: Some(0), ..base() }, "--max_batch_size"),
             (LoadOptions { tokens_per_block: Some(10), ..base() }, "--tokens_per_block"),
             (LoadOptions { max_seq_len: Some(1 << 40), ..base() }, "--max_seq_len"),

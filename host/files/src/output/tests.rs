@@ -41,13 +41,13 @@ fn a_full_directory_is_refused_before_any_work_and_replaced_by_force() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().join("out");
     fs::create_dir(&target).unwrap();
-    fs::write(target.join("old"), "old").unwrap();
+    fs::write(target.join("rank0.engine"), "old").unwrap();
     let refused = OutputDir::create(&target, false);
     assert!(matches!(refused, Err(FileError::NotEmpty { .. })), "{refused:?}");
     assert_eq!(names(root.path()), ["out"]);
     let output = OutputDir::create(&target, true).unwrap();
     put(&output, "new", "new");
-    assert_eq!(names(&target), ["old"], "the old output stands until the commit");
+    assert_eq!(names(&target), ["rank0.engine"], "the old output stands until the commit");
     output.commit().unwrap();
     assert_eq!(names(&target), ["new"]);
     assert_eq!(names(root.path()), ["out"]);
@@ -72,8 +72,32 @@ fn force_never_removes_a_directory_that_holds_directories() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("home/photos")).unwrap();
     let refused = OutputDir::create(&root.path().join("home"), true);
-    assert!(matches!(refused, Err(FileError::NotOurs { ref entry, .. }) if entry == "photos"));
+    assert!(
+        matches!(refused, Err(FileError::NotOurs { ref reason, .. }) if reason.contains("photos"))
+    );
     assert_eq!(names(&root.path().join("home")), ["photos"]);
+}
+
+#[test]
+fn force_never_removes_what_holds_no_weights_of_ours() {
+    let root = tempfile::tempdir().unwrap();
+    for name in ["thesis.tex", "config.json", "model.safetensors", "rank.engine", "rankX.engine"] {
+        fs::write(root.path().join(name), "").unwrap();
+        let refused = OutputDir::create(root.path(), true);
+        assert!(matches!(refused, Err(FileError::NotOurs { .. })), "{name}: {refused:?}");
+    }
+    fs::write(root.path().join("rank12.safetensors"), "").unwrap();
+    OutputDir::create(root.path(), true).unwrap();
+}
+
+#[test]
+fn a_link_to_nothing_is_refused_before_any_work() {
+    let root = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("nowhere", root.path().join("link")).unwrap();
+    for path in ["link", "link/out"] {
+        let refused = OutputDir::create(&root.path().join(path), false);
+        assert!(matches!(refused, Err(FileError::NotADirectory { .. })), "{path}: {refused:?}");
+    }
 }
 
 #[test]
@@ -114,7 +138,7 @@ fn someone_who_was_faster_is_not_overwritten() {
 fn into_a_mount_point_files_are_moved_and_the_key_file_last() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().to_owned();
-    fs::write(target.join("old"), "old").unwrap();
+    fs::write(target.join("rank0.safetensors"), "old").unwrap();
     let mut output = OutputDir::create(&target, true).unwrap();
     // As if `target` were one: the hidden directory is inside.
     drop(fs::remove_dir_all(&output.partial));
