@@ -1,5 +1,5 @@
-//! What passes need: who uses a value, uses moved from one value to another, and dense numbers
-//! again at the end. Each is linear in the size of the graph.
+//! What passes need: how often a value is used, and dense numbers again at the end. Each is
+//! linear in the size of the graph.
 
 use crate::entities::{Place, Rotary, State, Value, Weight};
 use crate::graph::{Graph, NodeData, PlaceData, ValueData};
@@ -20,17 +20,6 @@ impl Graph {
             uses[value] += 1;
         }
         uses
-    }
-
-    /// Lets every node and carry that used `old` use `new`.
-    pub fn replace_uses(&mut self, old: Value, new: Value) {
-        let replace = |value: &mut Value| {
-            if *value == old {
-                *value = new;
-            }
-        };
-        self.nodes.values_mut().for_each(|data| data.op.map_values(replace));
-        self.places.values_mut().for_each(|data| data.carry.iter_mut().for_each(replace));
     }
 
     /// The same graph with dense numbers in textual order, without what no place runs: nodes and
@@ -172,6 +161,17 @@ place head {
         Value::from_u32(i)
     }
 
+    /// Lets every node and carry that used `old` use `new`.
+    fn replace_uses(graph: &mut Graph, old: Value, new: Value) {
+        let replace = |value: &mut Value| {
+            if *value == old {
+                *value = new;
+            }
+        };
+        graph.nodes.values_mut().for_each(|data| data.op.map_values(replace));
+        graph.places.values_mut().for_each(|data| data.carry.iter_mut().for_each(replace));
+    }
+
     #[test]
     fn operands_and_carries_are_uses() {
         let uses = parse(TEXT).expect("it parses").uses();
@@ -180,21 +180,12 @@ place head {
     }
 
     #[test]
-    fn replaced_uses_are_gone_from_nodes_and_carries() {
-        let mut graph = parse(TEXT).expect("it parses");
-        graph.replace_uses(v(4), v(3));
-        let uses = graph.uses();
-        assert_eq!((uses[v(3)], uses[v(4)]), (3, 0));
-        assert_eq!(graph.places[Place::from_u32(1)].carry, [v(3)]);
-    }
-
-    #[test]
     fn renumbering_drops_what_no_place_runs_and_numbers_in_order() {
         let mut graph = parse(TEXT).expect("it parses");
         let block = Place::from_u32(1);
         graph.labels[v(3)] = Some("kept".to_string());
         // Without the attention and the first turn; something new between the rest.
-        graph.replace_uses(v(3), v(1));
+        replace_uses(&mut graph, v(3), v(1));
         graph.places[block].nodes.drain(..2);
         let silu = Op::Activate { input: v(1), activation: Activation::Silu };
         let node = graph.append(block, silu).expect("it fits");
@@ -240,7 +231,7 @@ place head {
     #[test]
     fn what_pointed_to_nothing_does_so_still() {
         let mut graph = parse(TEXT).expect("it parses");
-        graph.replace_uses(v(4), v(99));
+        replace_uses(&mut graph, v(4), v(99));
         assert!(verify(&graph.renumber()).is_err());
     }
 }

@@ -176,12 +176,6 @@ impl<'m> Generator<'m> {
         Ok(id)
     }
 
-    /// Drops a request; it gives no answer.
-    pub fn cancel(&mut self, id: RequestId) {
-        self.batcher.leave(id);
-        self.active.remove(&id);
-    }
-
     /// Whether every request is answered.
     pub fn is_idle(&self) -> bool {
         self.batcher.is_idle()

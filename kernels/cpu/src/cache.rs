@@ -49,10 +49,14 @@ impl KvCache {
         KvCache { keys, values, shape }
     }
 
-    /// Bytes that one page takes.
-    pub fn page_bytes(page_tokens: usize, key_heads: usize, head_width: usize) -> usize {
-        let width = head_width + head_width.next_multiple_of(BLOCK);
-        page_tokens.next_multiple_of(BLOCK) * key_heads * width * size_of::<f32>()
+    /// Pages whose tokens are a multiple of it have no gaps.
+    pub const BLOCK: usize = BLOCK;
+
+    /// Bytes that one token takes in pages without gaps; saturates.
+    pub fn token_bytes(key_heads: u32, head_width: u32) -> u64 {
+        let width = u64::from(head_width);
+        let floats = width + width.next_multiple_of(BLOCK as u64);
+        u64::from(key_heads).saturating_mul(floats).saturating_mul(size_of::<f32>() as u64)
     }
 
     /// How many pages.

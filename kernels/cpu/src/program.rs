@@ -169,12 +169,8 @@ impl Executor {
         &self.pool
     }
 
-    /// Bytes that the threads hold for themselves by now.
-    pub fn scratch_bytes(&self) -> usize {
-        self.scratch.iter().map(|floats| floats.len() * size_of::<f32>()).sum()
-    }
-
-    /// Runs `steps` in their order, later attentions seeing what earlier ones wrote. Everything is checked before the first runs.
+    /// Runs `steps` in their order, later attentions seeing what earlier ones wrote. Everything
+    /// is checked before the first runs.
     ///
     /// # Panics
     /// If a step does not fit: shapes that disagree, places outside of the arena or over each

@@ -19,17 +19,12 @@ use rope_tables::GrowingTable;
 use std::sync::Arc;
 
 /// Tokens in a block of the cache are a multiple of it: so many keys lie side by side.
-pub(crate) const BLOCK_MULTIPLE: usize = 16;
+pub(crate) const BLOCK_MULTIPLE: usize = KvCache::BLOCK;
 
 /// Bytes that one token takes in the caches of all attentions.
 pub(crate) fn cache_bytes_of_token(graph: &Graph) -> u64 {
-    let bytes = |heads: u32, width: u32| {
-        let padded = u64::from(width).next_multiple_of(BLOCK_MULTIPLE as u64);
-        let floats = u64::from(heads).saturating_mul(u64::from(width) + padded);
-        floats.saturating_mul(size_of::<f32>() as u64)
-    };
-    let states = graph.states.values().map(|s| bytes(s.key_heads, s.head_width));
-    states.fold(0, u64::saturating_add)
+    let states = graph.states.values();
+    states.map(|s| KvCache::token_bytes(s.key_heads, s.head_width)).fold(0, u64::saturating_add)
 }
 
 /// A program on the CPU.
