@@ -69,6 +69,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("checkpoint", &["diagnostic", "ir", "files", "weights"]),
     ("engine", &["diagnostic", "ir", "files"]),
     ("compile", &["diagnostic", "ir", "files", "weights", "checkpoint", "engine"]),
+    (
+        "convert",
+        &[
+            "diagnostic",
+            "ir",
+            "files",
+            "source",
+            "weights",
+            "plugin",
+            "checkpoint",
+            "engine",
+            "compile",
+        ],
+    ),
     ("runtime", &["diagnostic", "ir", "files", "engine", "kernels-cpu"]),
 ];
 
@@ -87,6 +101,36 @@ fn rooms_depend_in_one_direction() {
     }
     for (path, text) in files("kernels", "Cargo.toml") {
         assert!(!text.contains("\nengraft-"), "{}: kernels know no room", path.display());
+    }
+}
+
+#[test]
+fn every_dependency_is_used() {
+    for folder in ["host", "kernels", "plugins", "tests", "xtask", "bench"] {
+        for (manifest, text) in files(folder, "Cargo.toml") {
+            let mut listed = Vec::new();
+            let mut inside = false;
+            for line in text.lines().filter(|line| !line.starts_with('#')) {
+                if line.starts_with('[') {
+                    inside = line.ends_with("dependencies]") && !line.contains("workspace");
+                } else if inside && !line.is_empty() {
+                    let name = line.split(['.', ' ', '=']).next().unwrap();
+                    listed.push(name.replace('-', "_"));
+                }
+            }
+            if listed.is_empty() {
+                continue;
+            }
+            let code = files(manifest.parent().unwrap().to_str().unwrap(), ".rs");
+            let words: BTreeSet<&str> = code
+                .iter()
+                .flat_map(|(_, text)| text.split(|c: char| !c.is_alphanumeric() && c != '_'))
+                .collect();
+            for name in listed {
+                let path = manifest.display();
+                assert!(words.contains(name.as_str()), "{path}: nothing uses {name}");
+            }
+        }
     }
 }
 

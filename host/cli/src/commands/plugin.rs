@@ -128,7 +128,8 @@ impl Check {
         match self.model_dir.clone() {
             Some(model) => check_model(&mut report, path.display().to_string(), model, &limits)?,
             None => report.next(
-                "pass --model_dir with a model to check parameters, graph and determinism".into(),
+                "pass --model_dir with a model to check parameters, graph, determinism and dialects"
+                    .into(),
             ),
         }
         report.print(self.json)
