@@ -391,3 +391,20 @@ fn prompts_that_cannot_run() {
     // Text needs a tokenizer, and the goldens have none.
     fails(&["run", "--engine_dir", &dir, "--input_text", "Hi"], 3, "EG0613", &["tokenizer"]);
 }
+
+#[test]
+fn a_full_standard_output_is_the_machines_fault() {
+    let Ok(full) = fs::File::options().write(true).open("/dev/full") else { return };
+    let output = command(&["plugin", "list"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    assert!(stderr(&output).contains("EG0013"), "{}", stderr(&output));
+}
+
+#[test]
+fn force_does_not_replace_a_directory_that_is_no_output() {
+    let other = Model::new("llama-gqa");
+    let model = fixtures().join("golden/llama-mha").to_string_lossy().into_owned();
+    let args = ["compile", "--model_dir", &model, "--output_dir", &other.text(), "--force"];
+    fails(&args, 2, "EG0016", &["no earlier output"]);
+    assert!(other.path("model.safetensors").exists());
+}

@@ -1,14 +1,19 @@
 //! What commands print: text for a person, or one JSON value.
 
 use anyhow::Result;
-use std::io::Write;
+use engraft_files::FileError;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 /// Writes to standard output; a closed pipe is an error that ends the command quietly.
 pub fn text(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(FileError::io("write", Path::new("standard output"))(e).into())
+        }
+        done => Ok(done?),
+    }
 }
 
 /// One JSON value, on lines of its own.

@@ -81,6 +81,7 @@ fn reason(source: &io::Error) -> String {
         io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only".to_owned(),
         io::ErrorKind::StorageFull => "no space is left on the disk".to_owned(),
         io::ErrorKind::QuotaExceeded => "your disk quota is used up".to_owned(),
+        io::ErrorKind::UnexpectedEof => "it ends before what it was said to hold".to_owned(),
         _ => source.to_string(),
     }
 }
@@ -125,7 +126,9 @@ impl Diagnostic for FileError {
         use io::ErrorKind as Kind;
         match self {
             FileError::Io { .. } => match self.kind() {
-                Some(Kind::NotFound | Kind::NotADirectory | Kind::IsADirectory) => Fault::Input,
+                Some(
+                    Kind::NotFound | Kind::NotADirectory | Kind::IsADirectory | Kind::UnexpectedEof,
+                ) => Fault::Input,
                 _ => Fault::Limit,
             },
             FileError::NotEmpty { .. }
@@ -159,6 +162,8 @@ impl Diagnostic for FileError {
             FileError::Io { .. } => match self.kind()? {
                 Kind::NotFound => "check the path",
                 Kind::NotADirectory => "check the path: a file stands where a directory must be",
+                Kind::IsADirectory => "give a file",
+                Kind::UnexpectedEof => "see that nobody writes to the file meanwhile",
                 Kind::PermissionDenied => {
                     "choose a path that you may use, or change its permissions"
                 }
@@ -211,5 +216,6 @@ mod tests {
         assert_eq!(io_error(io::ErrorKind::PermissionDenied).fault(), Fault::Limit);
         assert_eq!(io_error(io::ErrorKind::ReadOnlyFilesystem).code(), Code(12));
         assert_eq!(io_error(io::ErrorKind::Other).code(), Code(10));
+        assert_eq!(io_error(io::ErrorKind::UnexpectedEof).fault(), Fault::Input);
     }
 }

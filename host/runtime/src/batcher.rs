@@ -8,6 +8,7 @@ use crate::device::{Batch, Span};
 use crate::error::RuntimeError;
 use crate::kv::Blocks;
 use crate::model::Model;
+use engraft_files::interrupt;
 use std::collections::VecDeque;
 
 /// Which request; they count from 0 in the order in which they joined.
@@ -125,11 +126,14 @@ impl<'m> Batcher<'m> {
     /// and says how that request goes on.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// Where the device fails, and when somebody pressed Ctrl-C.
     pub fn step(
         &mut self,
         mut look: impl FnMut(RequestId, usize, &[f32]) -> Result<Step, RuntimeError>,
     ) -> Result<(), RuntimeError> {
+        if interrupt::requested() {
+            return Err(RuntimeError::Interrupted);
+        }
         self.admit();
         self.pack();
         if self.batch.tokens.is_empty() {

@@ -144,6 +144,9 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// The person pressed Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
     /// What must not happen.
     #[error("internal error: {reason}")]
     Bug {
@@ -155,6 +158,7 @@ pub enum RuntimeError {
 impl Diagnostic for RuntimeError {
     fn code(&self) -> Code {
         Code(match self {
+            RuntimeError::Interrupted => 19,
             RuntimeError::EmptyPrompt => 601,
             RuntimeError::PromptTooLong { .. } => 602,
             RuntimeError::TokenOutOfRange { .. } => 603,
@@ -197,6 +201,7 @@ impl Diagnostic for RuntimeError {
             RuntimeError::CacheTooSmall { .. }
             | RuntimeError::OutOfMemory { .. }
             | RuntimeError::NoThreads { .. } => Fault::Limit,
+            RuntimeError::Interrupted => Fault::Interrupt,
             RuntimeError::Bug { .. } => Fault::Bug,
         }
     }
@@ -256,6 +261,7 @@ impl Diagnostic for RuntimeError {
                 "check the messages and their roles against the template".into()
             }
             RuntimeError::BadPerplexity { .. } => "check --window and --stride".into(),
+            RuntimeError::Interrupted => return None,
             RuntimeError::Bug { .. } => "report this, with the command that led here".into(),
         })
     }

@@ -3,6 +3,7 @@
 use crate::error::RuntimeError;
 use engraft_engine::Engine;
 use serde_json::Value;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -31,6 +32,16 @@ pub(crate) fn json(name: &str, bytes: &[u8]) -> Result<Value, RuntimeError> {
 pub(crate) fn special_token<'a>(config: &'a Value, key: &str) -> Option<&'a str> {
     let token = config.get(key)?;
     token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
+/// What the tokenizer answers. It panics on some files that parse and contradict themselves; that
+/// is the file's fault and not ours.
+fn bounded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, RuntimeError> {
+    let failed = |reason: String| RuntimeError::Tokenizer { reason };
+    // What panicked is not used again: the error ends the request.
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_| failed("tokenizer.json contradicts itself".into()))?
+        .map_err(|e| failed(e.to_string()))
 }
 
 /// A tokenizer.
@@ -82,10 +93,7 @@ impl Tokenizer {
     /// # Errors
     /// Where the tokenizer fails on the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, RuntimeError> {
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|e| RuntimeError::Tokenizer { reason: e.to_string() })?;
+        let encoding = bounded(|| self.inner.encode_fast(text, add_special))?;
         let bos = self.bos.filter(|_| add_special);
         Ok(bos.into_iter().chain(encoding.get_ids().iter().copied()).collect())
     }
@@ -95,9 +103,7 @@ impl Tokenizer {
     /// # Errors
     /// Where the tokenizer fails on them.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, RuntimeError> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|e| RuntimeError::Tokenizer { reason: e.to_string() })
+        bounded(|| self.inner.decode(ids, skip_special))
     }
 
     /// The id of a token, by its exact spelling in the vocabulary.
@@ -180,5 +186,16 @@ pub(crate) mod tests {
     fn garbage_is_an_error() {
         let error = Tokenizer::from_bytes(b"{\"model\": 3}", None).expect_err("no tokenizer");
         assert!(matches!(error, RuntimeError::Malformed { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_contradicts_itself_is_an_error_of_the_tokenizers() {
+        let bytes = bytes_tokenizer(Value::Null).inner.to_string(false).expect("JSON");
+        let mut file: Value = serde_json::from_str(&bytes).expect("JSON");
+        file["normalizer"] =
+            json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "aaaa"});
+        let broken = Tokenizer::from_bytes(file.to_string().as_bytes(), None).expect("parses");
+        let error = broken.encode("abc", false).expect_err("refused");
+        assert!(matches!(error, RuntimeError::Tokenizer { .. }), "{error}");
     }
 }
