@@ -1,6 +1,7 @@
 //! What can go wrong when an engine runs.
 
 use engraft_diagnostic::{Code, Diagnostic, Fault};
+use engraft_files::FileError;
 use engraft_ir::AnyEntity;
 use std::path::PathBuf;
 
@@ -158,7 +159,7 @@ pub enum RuntimeError {
 impl Diagnostic for RuntimeError {
     fn code(&self) -> Code {
         Code(match self {
-            RuntimeError::Interrupted => 19,
+            RuntimeError::Interrupted => return FileError::Interrupted.code(),
             RuntimeError::EmptyPrompt => 601,
             RuntimeError::PromptTooLong { .. } => 602,
             RuntimeError::TokenOutOfRange { .. } => 603,
@@ -227,7 +228,9 @@ impl Diagnostic for RuntimeError {
                 "give at least one token; this model's tokenizer adds none of its own".into()
             }
             RuntimeError::PromptTooLong { .. } => {
-                "shorten the prompt, or raise --max_seq_len if the model was made for it".into()
+                "shorten the prompt, or raise --max_input_len or --max_seq_len if the model was made \
+                 for it"
+                    .into()
             }
             RuntimeError::TokenOutOfRange { vocabulary, .. } => {
                 format!("use ids below {vocabulary}, from this model's own tokenizer")
