@@ -20,6 +20,9 @@ pub struct LoadArgs {
     /// Requests that run at a time.
     #[arg(long, value_name = "N")]
     max_batch_size: Option<usize>,
+    /// Tokens of one prompt that is to be answered.
+    #[arg(long, value_name = "N")]
+    max_input_len: Option<usize>,
     /// Tokens of one request, prompt and answer.
     #[arg(long, value_name = "N")]
     max_seq_len: Option<usize>,
@@ -52,6 +55,7 @@ impl LoadArgs {
             threads: self.threads,
             max_batch_size: self.max_batch_size,
             max_num_tokens: self.max_num_tokens,
+            max_input_len: self.max_input_len,
             max_seq_len: self.max_seq_len,
             tokens_per_block: self.tokens_per_block,
             kv_cache_tokens: self.kv_cache_tokens,

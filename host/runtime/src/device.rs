@@ -36,6 +36,8 @@ pub struct Limits {
     pub max_num_tokens: usize,
     /// Rows of one step whose logits are asked for.
     pub max_outputs: usize,
+    /// Tokens of one prompt that is to be answered.
+    pub max_input_len: usize,
     /// Tokens of one request, prompt and answer.
     pub max_seq_len: usize,
     /// Tokens in a block of the cache.

@@ -153,12 +153,13 @@ impl<'m> Generator<'m> {
                 reason: "it must be at least 1",
             });
         }
-        let limit = self.batcher.model().limits().max_seq_len;
-        let left = limit.saturating_sub(prompt.len());
-        if left == 0 {
-            let limit = limit.saturating_sub(1);
+        let limits = self.batcher.model().limits();
+        // A prompt leaves room for an answer.
+        let limit = limits.max_input_len.min(limits.max_seq_len.saturating_sub(1));
+        if prompt.len() > limit {
             return Err(RuntimeError::PromptTooLong { tokens: prompt.len(), limit });
         }
+        let left = limits.max_seq_len.saturating_sub(prompt.len());
         let max_output_len = max_output_len.unwrap_or(left).min(left);
         let last = prompt.len().saturating_sub(1);
         let id = self.batcher.join(&prompt, last, max_output_len)?;
@@ -349,8 +350,12 @@ mod tests {
         generator.submit(open.clone()).expect("fits");
         let answer = generator.run(|_| {}).expect("runs").remove(0);
         assert_eq!((answer.ids.len(), answer.finish), (limit - 3, Finish::Length));
-        let full = Request { prompt: vec![1; limit], ..open };
-        assert!(matches!(generator.submit(full), Err(RuntimeError::PromptTooLong { .. })));
+        let longest = generator.batcher.model().limits().max_input_len;
+        assert!(longest < limit);
+        let full = Request { prompt: vec![1; longest], ..open };
+        generator.submit(full.clone()).expect("fits");
+        let more = Request { prompt: vec![1; longest + 1], ..full };
+        assert!(matches!(generator.submit(more), Err(RuntimeError::PromptTooLong { .. })));
         let none = request(0);
         assert!(matches!(generator.submit(none), Err(RuntimeError::BadLimit { .. })));
     }

@@ -29,6 +29,8 @@ pub struct LoadOptions {
     pub max_batch_size: Option<usize>,
     /// Tokens of all requests in one step; longer prompts go in chunks.
     pub max_num_tokens: Option<usize>,
+    /// Tokens of one prompt that is to be answered.
+    pub max_input_len: Option<usize>,
     /// Tokens of one request, prompt and answer.
     pub max_seq_len: Option<usize>,
     /// Tokens of a block of the cache.
@@ -158,6 +160,11 @@ fn limits(
     let max_batch_size = pick("--max_batch_size", options.max_batch_size, build.max_batch_size)?;
     let max_num_tokens = pick("--max_num_tokens", options.max_num_tokens, build.max_num_tokens)?;
     let max_seq_len = pick("--max_seq_len", options.max_seq_len, build.max_seq_len)?;
+    // One that was not made shorter than a request goes with it.
+    let max_input_len = match options.max_input_len {
+        None if build.max_input_len >= build.max_seq_len => max_seq_len,
+        said => pick("--max_input_len", said, build.max_input_len)?.min(max_seq_len),
+    };
     let tokens_per_block =
         pick("--tokens_per_block", options.tokens_per_block, build.tokens_per_block)?;
     for (name, value) in [
@@ -208,6 +215,7 @@ fn limits(
         max_batch_size,
         max_num_tokens,
         max_outputs: max_batch_size.max(OUTPUT_ROWS).min(max_num_tokens),
+        max_input_len,
         max_seq_len,
         tokens_per_block,
         blocks: usize::try_from(blocks).unwrap_or(usize::MAX),

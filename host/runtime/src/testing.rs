@@ -197,6 +197,7 @@ pub(crate) fn limits() -> Limits {
         max_batch_size: 4,
         max_num_tokens: 64,
         max_outputs: 16,
+        max_input_len: 128,
         max_seq_len: 160,
         tokens_per_block: 16,
         blocks: 40,

@@ -41,7 +41,7 @@ pub struct BuildArgs {
     /// Requests that run at a time.
     #[arg(long, value_name = "N")]
     max_batch_size: Option<u32>,
-    /// Tokens of one prompt. The engine records it; as nothing is padded, no run is bound by it.
+    /// Tokens of one prompt that is to be answered; by default as many as a request may have.
     #[arg(long, value_name = "N")]
     max_input_len: Option<u32>,
     /// Tokens of one request, prompt and answer; by default the model's context.
