@@ -275,6 +275,17 @@ fn outputs_that_are_in_the_way() {
     let args = ["compile", "--model_dir", &model, "--output_dir", &dir];
     fails(&args, 2, "EG0014", &["--force"]);
     works(&["compile", "--model_dir", &model, "--output_dir", &dir, "--force"]);
+    // What is something else says which command takes it.
+    let out = format!("{dir}-2");
+    let build =
+        |from: &str| ["build", "--checkpoint_dir", from, "--output_dir", &out].map(String::from);
+    for (from, is) in [(&dir, "engine"), (&model, "model")] {
+        let args = build(from);
+        fails(&args.each_ref().map(String::as_str), 2, "EG0090", &[is]);
+    }
+    works(&["convert", "--model_dir", &model, "--output_dir", &out]);
+    let again = format!("{dir}-3");
+    fails(&["compile", "--model_dir", &out, "--output_dir", &again], 2, "EG0090", &["build"]);
     // Not even by force does an output replace what it is made of.
     let own = Model::new("llama-mha");
     let args = ["compile", "--model_dir", &own.text(), "--output_dir", &own.text(), "--force"];

@@ -72,6 +72,12 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Opens the pipeline and warns of config keys that nobody reads.
     pub fn open(&self) -> Result<Pipeline> {
+        if self.model_dir.join(engraft_checkpoint::WEIGHTS_FILE).exists() {
+            let at = self.model_dir.display();
+            return Err(Usage::new(format!("{at} is a checkpoint, and not a model"))
+                .help(format!("take `engraft build --checkpoint_dir {at}`"))
+                .into());
+        }
         let (model, plugin) = (self.model_dir.clone(), self.plugin.plugin.clone());
         let pipeline = Pipeline::open(&Options { model, plugin, dtype: dtype(&self.dtype)? })?;
         for key in pipeline.unread() {

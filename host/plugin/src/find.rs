@@ -42,6 +42,14 @@ pub enum FindError {
         /// Plugins that could not be loaded, each with the reason.
         broken: Vec<String>,
     },
+    /// More than one bundled plugin accepts a model.
+    #[error("several plugins accept the architecture `{architecture}`: {}", plugins.join(", "))]
+    Several {
+        /// The model's.
+        architecture: String,
+        /// Their names.
+        plugins: Vec<String>,
+    },
     /// It is there, and cannot be loaded.
     #[error(transparent)]
     Plugin(#[from] PluginError),
@@ -52,13 +60,16 @@ impl Diagnostic for FindError {
         match self {
             FindError::NoSuch { .. } => Code(201),
             FindError::NoneFits { .. } => Code(202),
+            FindError::Several { .. } => Code(218),
             FindError::Plugin(error) => error.code(),
         }
     }
 
     fn fault(&self) -> Fault {
         match self {
-            FindError::NoSuch { .. } | FindError::NoneFits { .. } => Fault::Usage,
+            FindError::NoSuch { .. } | FindError::NoneFits { .. } | FindError::Several { .. } => {
+                Fault::Usage
+            }
             FindError::Plugin(error) => error.fault(),
         }
     }
@@ -66,6 +77,7 @@ impl Diagnostic for FindError {
     fn location(&self) -> Option<String> {
         let looked = match self {
             FindError::NoSuch { looked, .. } | FindError::NoneFits { looked, .. } => looked,
+            FindError::Several { .. } => return None,
             FindError::Plugin(error) => return error.location(),
         };
         let looked: Vec<String> = looked.iter().map(|dir| dir.display().to_string()).collect();
@@ -91,6 +103,9 @@ impl Diagnostic for FindError {
                     help += &format!("\nskipped {one}");
                 }
                 Some(help)
+            }
+            FindError::Several { plugins, .. } => {
+                plugins.first().map(|first| format!("choose one, as in `--plugin {first}`"))
             }
             FindError::Plugin(error) => error.help(),
         }
@@ -158,23 +173,32 @@ impl Shelf {
         })
     }
 
-    /// The plugin whose own a model is, by its architecture; the first by name if there are more.
+    /// The plugin whose own a model is, by its architecture.
     ///
     /// # Errors
-    /// [`FindError::NoneFits`]
+    /// [`FindError::NoneFits`], [`FindError::Several`]
     pub fn for_architecture(
         &self,
         architecture: &str,
         limits: &Limits,
     ) -> Result<Plugin, FindError> {
         let mut likely: Vec<(f64, String)> = Vec::new();
-        let mut broken = Vec::new();
+        let (mut fitting, mut broken) = (Vec::new(), Vec::new());
         for found in self.all() {
             match Plugin::load(&found.path, limits) {
-                Ok(plugin) if plugin.accepts(architecture) => return Ok(plugin),
+                Ok(plugin) if plugin.accepts(architecture) => fitting.push((found.name, plugin)),
                 Ok(plugin) => likely.extend(best_match(&plugin, architecture)),
                 Err(error) => broken.push(error.to_string()),
             }
+        }
+        if fitting.len() > 1 {
+            return Err(FindError::Several {
+                architecture: escape(architecture),
+                plugins: fitting.iter().map(|(name, _)| escape(name)).collect(),
+            });
+        }
+        if let Some((_, plugin)) = fitting.pop() {
+            return Ok(plugin);
         }
         likely.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         Err(FindError::NoneFits {

@@ -24,16 +24,19 @@ impl Stop {
     /// `generation_config.json`, else of the model's config, else the tokenizer's own.
     ///
     /// # Errors
-    /// Where the file is there and cannot be read.
+    /// Where the file is there and cannot be read, or says something that is no id.
     pub fn of(engine: &Engine, tokenizer: Option<&Tokenizer>) -> Result<Stop, RuntimeError> {
         const FILE: &str = "generation_config.json";
         let generation = crate::tokenizer::json_beside(engine, FILE)?.unwrap_or(Value::Null);
         let config = &engine.config().pretrained_config;
-        let ids = [&generation, config]
-            .iter()
-            .find_map(|json| ids(json.get("eos_token_id")?))
-            .or_else(|| Some(vec![tokenizer?.eos()?]))
-            .unwrap_or_default();
+        let said = [&generation, config].into_iter().find_map(|json| json.get("eos_token_id"));
+        let ids = match said.filter(|said| !said.is_null()) {
+            Some(said) => ids(said).ok_or_else(|| RuntimeError::Malformed {
+                file: FILE.into(),
+                reason: format!("`eos_token_id` is {said}, and no token id or list of them"),
+            })?,
+            None => tokenizer.and_then(Tokenizer::eos).into_iter().collect(),
+        };
         Ok(Stop { ids, strings: Vec::new() })
     }
 }

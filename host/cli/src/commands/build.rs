@@ -5,6 +5,7 @@ use crate::error::Usage;
 use crate::{output, progress};
 use anyhow::Result;
 use clap::Args;
+use engraft_checkpoint::WEIGHTS_FILE;
 use engraft_compile::BuildOptions;
 use engraft_convert::build::Checkpoint;
 use engraft_engine::KvCacheType;
@@ -77,10 +78,16 @@ impl Build {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
         let out = self.output.begin(&self.checkpoint_dir)?;
-        if self.checkpoint_dir.join(ENGINE_FILE).exists() {
-            let at = self.checkpoint_dir.display();
+        let holds = |name| self.checkpoint_dir.join(name).exists();
+        let at = self.checkpoint_dir.display();
+        if holds(ENGINE_FILE) {
             return Err(Usage::new(format!("{at} is an engine, and not a checkpoint"))
                 .help("give the directory that `engraft convert` wrote; an engine runs as it is")
+                .into());
+        }
+        if !holds(WEIGHTS_FILE) && (holds("model.safetensors") || self.checkpoint_dir.is_file()) {
+            return Err(Usage::new(format!("{at} is a model, and not a checkpoint"))
+                .help(format!("take `engraft compile --model_dir {at}`"))
                 .into());
         }
         let checkpoint = Checkpoint::open(&self.checkpoint_dir, self.plugin.plugin.as_deref())?;

@@ -111,7 +111,7 @@ impl Inspect {
         ));
         rows.extend(provenance_rows(engine.provenance()));
         let files: Vec<_> = engine.text_files().collect();
-        rows.push(row("beside", files.join(", ")));
+        rows.extend(beside(&files));
         let json = json!({
             "kind": "engine",
             "format": engraft_engine::format::VERSION,
@@ -207,14 +207,15 @@ impl Inspect {
         }
         let kinds: Vec<_> = kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
         let size = tensors.iter().map(|t| t.3).sum();
-        let rows = vec![
+        let mut rows = vec![
             row("dialect", source.dialect()),
             row("architecture", escape(&source.architectures().join(", "))),
             row("dtype", format!("{} (what --dtype auto takes)", source.dtype().config_name())),
             row("numbers", format!("{:.1} M in tensors of {}", count as f64 / 1e6, bytes(size))),
             row("tensors", kinds.join(", ")),
-            row("beside", source.text_files().keys().cloned().collect::<Vec<_>>().join(", ")),
         ];
+        let files: Vec<_> = source.text_files().keys().map(String::as_str).collect();
+        rows.extend(beside(&files));
         let json = json!({
             "kind": "model",
             "dialect": source.dialect(),
@@ -230,6 +231,11 @@ impl Inspect {
 
 fn row(name: &str, value: impl Into<String>) -> (String, String) {
     (name.to_string(), value.into())
+}
+
+/// The files that lie beside, where there are such.
+fn beside(files: &[&str]) -> Option<(String, String)> {
+    (!files.is_empty()).then(|| row("beside", files.join(", ")))
 }
 
 /// The numbers by which a model is known, out of a checkpoint's config.

@@ -332,7 +332,11 @@ fn lines_of(path: &std::path::Path) -> Result<Vec<String>> {
 
 /// A text file, whole.
 pub fn text_of(path: &std::path::Path, limit: u64) -> Result<String> {
-    let bytes = engraft_files::read::whole(path, limit)?;
+    let mut bytes = engraft_files::read::whole(path, limit)?;
+    // A byte order mark is no part of the text.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         Usage::new(format!("{}: byte {at} is not UTF-8", path.display()))
