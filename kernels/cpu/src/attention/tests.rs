@@ -58,6 +58,7 @@ impl Context {
                 query_heads: self.group * self.key_heads,
                 scale: 0.3,
                 rotary: Some(&self.rope),
+                options: self.options,
                 output: Rows::dense(rows * stride, rows, heads),
             };
             let after = run(isa, threads, &arena, &mut caches, &[step]);
@@ -165,6 +166,7 @@ fn requests_in_one_batch_do_not_touch_each_other_and_share_a_prefix() {
                 query_heads: 4,
                 scale: 0.3,
                 rotary: Some(&context.rope),
+                options: context.options,
                 output: Rows::dense(total * stride, total, heads),
             };
             bits(&run(isa, 2, &arena, caches, &[step])[total * stride..])
@@ -204,6 +206,7 @@ fn what_lies_in_a_page_from_before_is_never_seen() {
                 query_heads: 2,
                 scale: 0.3,
                 rotary: (rows == 20).then_some(&context.rope),
+                options: context.options,
                 output: Rows::dense(rows * stride, rows, 32),
             };
             let after = run(isa, 1, &arena, &mut caches, &[step]);
