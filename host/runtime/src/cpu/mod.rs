@@ -105,6 +105,7 @@ impl Cpu {
             fits &= span.rows.start == next && span.rows.end >= next;
             next = span.rows.end;
             let end = span.start.saturating_add(span.rows.len());
+            fits &= end <= self.plan.positions;
             fits &= end.div_ceil(tokens_per_block) <= span.blocks.len();
             fits &= span.blocks.iter().all(|&block| (block as usize) < blocks);
         }
