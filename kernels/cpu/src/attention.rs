@@ -21,7 +21,7 @@ const QUERIES: usize = 6;
 /// What happens to scores besides scaling, in this order, before the softmax.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionOptions<'a> {
-    /// Scores become `bound · tanh(score / bound)`; more than zero.
+    /// Scores become `bound · tanh(score / bound)`; more than zero, and finite.
     pub softcap: Option<f32>,
     /// A slope for each query head: `slope · (key's position - query's position)` is added.
     pub alibi: Option<&'a [f32]>,
@@ -141,7 +141,9 @@ pub(crate) unsafe fn attend(
                 let first = length.saturating_sub(window);
                 for head in key_head * group..(key_head + 1) * group {
                     if (lowest..highest).contains(&cost) {
+                        let latest = tile.queries[tile.count.saturating_sub(1)];
                         let fits = tile.count < QUERIES
+                            && latest.length <= length
                             && tile.key_head == key_head
                             && std::ptr::eq(tile.pages, span.pages);
                         if !fits {

@@ -136,11 +136,12 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
         Step::Scale { input, output, .. } => elementwise(arena, &[input], output)?,
         Step::Softcap { input, bound, output } => {
             elementwise(arena, &[input], output)?;
-            ensure!(bound > 0.0, "a softcap at {bound}");
+            ensure!(bounds(bound), "a softcap at {bound}");
         }
         Step::Clamp { input, low, high, output } => {
             elementwise(arena, &[input], output)?;
-            ensure!(low <= high, "a clamp between {low} and {high}");
+            let ordered = low <= high;
+            ensure!(ordered, "a clamp between {low} and {high}");
         }
     }
     Ok(0)
@@ -239,9 +240,14 @@ fn heads(input: Rows, width: usize) -> Checked {
     Ok(())
 }
 
+/// Whether a softcap's bound is one.
+fn bounds(bound: f32) -> bool {
+    bound > 0.0 && bound.is_finite()
+}
+
 fn attention_options(options: AttentionOptions<'_>, query_heads: usize) -> Checked {
     let AttentionOptions { softcap, alibi, window } = options;
-    ensure!(softcap.is_none_or(|bound| bound > 0.0), "scores with a softcap at {softcap:?}");
+    ensure!(softcap.is_none_or(bounds), "scores with a softcap at {softcap:?}");
     shape("slopes", alibi.map_or(query_heads, <[f32]>::len), query_heads)?;
     ensure!(window != Some(0), "a window of no tokens");
     Ok(())

@@ -193,7 +193,7 @@ pub enum Step<'a> {
     Softcap {
         /// What is bounded.
         input: Rows,
-        /// More than zero.
+        /// More than zero, and finite.
         bound: f32,
         /// May be the input.
         output: Rows,
