@@ -4,6 +4,8 @@ mod exec;
 mod machine;
 mod memory;
 mod plan;
+#[cfg(test)]
+mod reference;
 mod rope_tables;
 
 pub(crate) use machine::{default_threads, free_memory};
