@@ -1,6 +1,6 @@
 //! Runs the `engraft` command as a person does.
 
-use crate::{fixtures, llama};
+use crate::{fixtures, plugins};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -16,7 +16,7 @@ pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command
         .args(args)
-        .env("ENGRAFT_PLUGINS", llama().parent().expect("a folder"))
+        .env("ENGRAFT_PLUGINS", plugins())
         .stdin(Stdio::null());
     command
 }
