@@ -1,6 +1,6 @@
 //! Runs the `engraft` command as a person does.
 
-use crate::{fixtures, llama};
+use crate::{fixtures, plugins};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -14,10 +14,7 @@ fn binary() -> PathBuf {
 /// The command with these arguments, ready to start; it finds the plugins.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
-    command
-        .args(args)
-        .env("ENGRAFT_PLUGINS", llama().parent().expect("a folder"))
-        .stdin(Stdio::null());
+    command.args(args).env("ENGRAFT_PLUGINS", plugins()).stdin(Stdio::null());
     command
 }
 

@@ -7,23 +7,44 @@ use engraft_convert::{Options, Pipeline};
 use engraft_engine::Engine;
 use engraft_files::OutputDir;
 use engraft_ir::DType;
+use engraft_plugin::{Found, Limits, Plugin, Shelf};
 use engraft_runtime::{Generator, LoadOptions, Model, Request, evaluate};
+use engraft_source::Source;
 use safetensors::SafeTensors;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The folder of fixtures.
 pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// The `llama` plugin: `cargo xtask plugins` builds it.
-pub fn llama() -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins/llama.wasm");
+/// The folder of plugins: `cargo xtask plugins` builds them.
+pub fn plugins() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins");
     let folders = std::env::var_os("ENGRAFT_PLUGINS");
-    let given = folders.iter().flat_map(std::env::split_paths).map(|f| f.join("llama.wasm"));
-    let path = given.chain([built]).find(|path| path.exists());
-    path.expect("llama.wasm is not built: run the tests by `cargo xtask test`")
+    let given = folders.iter().flat_map(std::env::split_paths);
+    let path = given.chain([built]).find(|folder| folder.join("llama.wasm").exists());
+    path.expect("the plugins are not built: run the tests by `cargo xtask test`")
+}
+
+/// The `llama` plugin.
+pub fn llama() -> PathBuf {
+    plugins().join("llama.wasm")
+}
+
+/// The plugin that accepts a model, by the `architectures` of its config.
+pub fn plugin(model: &Path) -> PathBuf {
+    static ACCEPTS: OnceLock<Vec<(PathBuf, Vec<String>)>> = OnceLock::new();
+    let load = |found: Found| {
+        let plugin = Plugin::load(&found.path, &Limits::default()).expect("loads");
+        (found.path, plugin.identity().accepts.clone())
+    };
+    let all = ACCEPTS.get_or_init(|| Shelf::new([plugins()]).all().into_iter().map(load).collect());
+    let source = Source::open(model).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
+    let first = source.architectures().remove(0);
+    let found = all.iter().find(|(_, accepts)| accepts.contains(&first));
+    found.unwrap_or_else(|| panic!("no plugin accepts {first}")).0.clone()
 }
 
 /// A path that `cargo xtask test` prepares and hands over in an environment variable.
@@ -32,9 +53,9 @@ pub fn prepared(variable: &str) -> PathBuf {
     path.unwrap_or_else(|| panic!("${variable} is not set: run the tests by `cargo xtask test`"))
 }
 
-/// Opens a model's pipeline with the `llama` plugin.
+/// Opens a model's pipeline with the plugin for it.
 pub fn pipeline(model: &Path, dtype: Option<DType>) -> Pipeline {
-    let plugin = Some(llama().to_string_lossy().into_owned());
+    let plugin = Some(plugin(model).to_string_lossy().into_owned());
     let options = Options { model: model.to_path_buf(), plugin, dtype };
     Pipeline::open(&options).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
 }

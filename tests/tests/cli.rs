@@ -21,7 +21,7 @@ fn dashes_and_underscores_are_the_same_and_plugins_are_found() {
     assert!(bytes(&one) == bytes(&two));
     assert!(works(&["plugin", "list"]).contains("LlamaForCausalLM"));
     let listed: Value = serde_json::from_str(&works(&["plugin", "list", "--json"])).unwrap();
-    assert_eq!(listed[0]["name"], "llama");
+    assert!(listed.as_array().unwrap().iter().any(|plugin| plugin["name"] == "llama"));
 }
 
 #[test]

@@ -8,7 +8,8 @@ use engraft_files::OutputDir;
 use engraft_ir::DType;
 use engraft_runtime::{Isa, LoadOptions, evaluate};
 use engraft_tests::{
-    compile, copied, distance, engine, fixtures, golden, goldens, greedy, load, logits, pipeline,
+    compile, copied, distance, engine, fixtures, floats, golden, goldens, greedy, load, logits,
+    pipeline,
 };
 use std::fs;
 use std::path::Path;
@@ -28,28 +29,37 @@ fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
 
 #[test]
 fn logits_and_greedy_continuations_are_huggingfaces_in_f32() {
+    let mut wrong = Vec::new();
     for golden in goldens() {
-        let name = golden.path.display();
+        let name = golden.path.file_name().unwrap().display();
         let engine = engine(&golden.path, Some(DType::F32));
         let mut model = load(&engine, &LoadOptions::default());
         let got = evaluate::logits(&mut model, &golden.prompts).unwrap();
         for (k, (got, want)) in got.iter().zip(&golden.logits).enumerate() {
             let apart = distance(got, want);
             println!("{name} prompt {k}: {apart:.2e}");
-            assert!(apart <= 1e-4, "{name} prompt {k}: relative L2 {apart:.2e}");
+            if apart.is_nan() || apart > 1e-4 {
+                wrong.push(format!("{name} prompt {k}: relative L2 {apart:.2e}"));
+            }
         }
-        assert_eq!(greedy(&mut model, &golden.prompts, 16), golden.greedy, "{name}");
+        if greedy(&mut model, &golden.prompts, 16) != golden.greedy {
+            wrong.push(format!("{name}: another greedy continuation"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Activations stay f32, so rounding the weights is all that costs. Goldens that are stored in
-/// bf16 lose nothing; for those in f32 and f16 the bound is what was measured, rounded up.
+/// Activations stay f32, so rounding the weights is all that costs. Goldens whose parameters are
+/// all bf16 lose nothing; for the others the bound is what was measured, rounded up.
 #[test]
 fn weights_in_bf16_cost_what_their_rounding_costs() {
+    let mut wrong = Vec::new();
     for golden in goldens() {
-        let name = golden.path.display();
-        let pipeline = pipeline(&golden.path, None);
-        let lossless = pipeline.source().dtype() == DType::BF16;
+        let name = golden.path.file_name().unwrap().display();
+        let whole = engine(&golden.path, Some(DType::F32));
+        let lossless = whole.graph().weights.keys().all(|w| {
+            floats(whole.weight(w)).iter().all(|v| half::bf16::from_f32(*v).to_f32() == *v)
+        });
         let bound = if lossless { 1e-4 } else { 2e-2 };
         let engine = engine(&golden.path, Some(DType::BF16));
         let mut model = load(&engine, &LoadOptions::default());
@@ -57,12 +67,15 @@ fn weights_in_bf16_cost_what_their_rounding_costs() {
         for (k, (got, want)) in got.iter().zip(&golden.logits).enumerate() {
             let apart = distance(got, want);
             println!("{name} prompt {k}: {apart:.2e}");
-            assert!(apart <= bound, "{name} prompt {k}: relative L2 {apart:.2e}");
+            if apart.is_nan() || apart > bound {
+                wrong.push(format!("{name} prompt {k}: relative L2 {apart:.2e}"));
+            }
         }
-        if lossless {
-            assert_eq!(greedy(&mut model, &golden.prompts, 16), golden.greedy, "{name}");
+        if lossless && greedy(&mut model, &golden.prompts, 16) != golden.greedy {
+            wrong.push(format!("{name}: another greedy continuation"));
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -106,7 +119,7 @@ fn convert_and_build_give_the_bytes_of_compile_and_twice_gives_the_same() {
         let dir = OutputDir::create(&checkpoint, false).unwrap();
         pipeline(&golden.path, None).write_checkpoint(dir.path(), &|_, _| {}).unwrap();
         dir.commit().unwrap();
-        let plugin = engraft_tests::llama().to_string_lossy().into_owned();
+        let plugin = engraft_tests::plugin(&golden.path).to_string_lossy().into_owned();
         let opened = Checkpoint::open(&checkpoint, Some(&plugin)).unwrap();
         let dir = OutputDir::create(&built, false).unwrap();
         opened.build(BuildOptions::default(), dir.path(), &|_, _| {}).unwrap();

@@ -49,11 +49,13 @@ pub struct Built {
 /// [`CompileError`]. All but those of the disk and of the weights' numbers come before a byte
 /// is written.
 pub fn build(input: Input<'_>) -> Result<Built, CompileError> {
-    let positions = input.config.max_position_embeddings;
+    verify(&input.graph)?;
+    // What the model says of itself, and what its tables of learned positions hold.
+    let positions = [input.config.max_position_embeddings, input.graph.positions()];
+    let positions = positions.into_iter().flatten().min();
     let build_config =
         input.build.resolve(positions.map(|n| u32::try_from(n).unwrap_or(u32::MAX)))?;
     let target = Target::from_name(&build_config.target)?;
-    verify(&input.graph)?;
     let graph = passes::run(input.graph)?;
     target.check(&graph)?;
     check_supplies(&graph, input.provider)?;

@@ -191,6 +191,15 @@ impl Graph {
         last.carry.first().copied()
     }
 
+    /// How many positions every table of learned positions has; `None` where there is no table.
+    pub fn positions(&self) -> Option<u64> {
+        let tables = self.schedule().filter_map(|(_, node)| match self.nodes.get(node)?.op {
+            Op::Positions { table } => self.weights.get(table)?.axes.first().map(Axis::size),
+            _ => None,
+        });
+        tables.min()
+    }
+
     /// The weight whose bytes stand for this one: itself, or the one that it is tied to.
     pub fn storage(&self, weight: Weight) -> Weight {
         self.weights[weight].tied.unwrap_or(weight)

@@ -6,7 +6,7 @@
 use crate::entities::{Rotary, State, Value, Weight};
 use crate::graph::{Graph, StateData, WeightData};
 use crate::op::{AttentionData, Op, RotaryData};
-use crate::options::positive;
+use crate::options::{bound, finite, not_zero, positive};
 use crate::shape::{Dim, Type};
 use crate::write::Quoted;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
@@ -64,6 +64,10 @@ impl<'a> Operands<'a> {
                 let [_, width] = self.weight("table", table)?;
                 vec![Type::real(ids.rows, width)]
             }
+            Op::Positions { table } => {
+                let [_, width] = self.weight("table", table)?;
+                vec![Type::real(Dim::Tokens, width)]
+            }
             Op::Linear { input, weight, bias } => {
                 let (rows, width) = self.real("input", input)?;
                 let [out, inner] = self.weight("weight", weight)?;
@@ -100,6 +104,18 @@ impl<'a> Operands<'a> {
             }
             Op::RmsNorm { input, weight, epsilon } => {
                 vec![self.norm("input", input, weight, epsilon)?]
+            }
+            Op::LayerNorm { input, weight, bias, epsilon } => {
+                let (rows, width) = self.real("input", input)?;
+                for (role, vector) in [("weight", weight), ("bias", bias)] {
+                    vector.map_or(Ok(()), |vector| self.vector(role, vector, "input", input))?;
+                }
+                positive("epsilon", epsilon)?;
+                vec![Type::real(rows, width)]
+            }
+            Op::RmsNormHeads { input, weight, head_width, epsilon }
+            | Op::LayerNormHeads { input, weight, head_width, epsilon } => {
+                vec![self.norm_heads(input, weight, head_width, epsilon)?]
             }
             Op::Rotate { input, rotary } => {
                 let (rows, width) = self.real("input", input)?;
@@ -139,6 +155,25 @@ impl<'a> Operands<'a> {
             }
             Op::Activate { input, .. } => {
                 let (rows, width) = self.real("input", input)?;
+                vec![Type::real(rows, width)]
+            }
+            Op::Scale { input, factor } => {
+                let (rows, width) = self.real("input", input)?;
+                finite("factor", factor)?;
+                vec![Type::real(rows, width)]
+            }
+            Op::Softcap { input, bound: most } => {
+                let (rows, width) = self.real("input", input)?;
+                bound("bound", most)?;
+                vec![Type::real(rows, width)]
+            }
+            Op::Clamp { input, low, high } => {
+                let (rows, width) = self.real("input", input)?;
+                finite("low", low)?;
+                finite("high", high)?;
+                if low >= high {
+                    return Err(format!("low is {low:?}: it must be less than high, {high:?}"));
+                }
                 vec![Type::real(rows, width)]
             }
             Op::Add { left, right } | Op::Multiply { left, right } => {
@@ -210,10 +245,46 @@ impl<'a> Operands<'a> {
 
     fn norm(&self, role: &str, input: Value, weight: Weight, epsilon: f64) -> Result<Type, String> {
         let (rows, width) = self.real(role, input)?;
-        let [length] = self.weight("weight", weight)?;
+        self.vector("weight", weight, role, input)?;
+        positive("epsilon", epsilon)?;
+        Ok(Type::real(rows, width))
+    }
+
+    /// A weight with an element for each of a value.
+    fn vector(&self, name: &str, weight: Weight, role: &str, input: Value) -> Result<(), String> {
+        let (_, width) = self.real(role, input)?;
+        let [length] = self.weight(name, weight)?;
         if length != width {
             return Err(format!(
-                "weight {}, {role} {input} is {}: its width must be {length}",
+                "{name} {}, {role} {input} is {}: its width must be {length}",
+                self.show(weight),
+                self.graph.values[input].ty,
+            ));
+        }
+        Ok(())
+    }
+
+    fn norm_heads(
+        &self,
+        input: Value,
+        weight: Weight,
+        head_width: u32,
+        epsilon: f64,
+    ) -> Result<Type, String> {
+        let (rows, width) = self.real("input", input)?;
+        not_zero("head_width", head_width)?;
+        let head = u64::from(head_width);
+        if width % head != 0 {
+            return Err(format!(
+                "input {input} is {}: its width must be a multiple of head_width, {head_width}",
+                self.graph.values[input].ty,
+            ));
+        }
+        let [length] = self.weight("weight", weight)?;
+        if length != head && length != width {
+            return Err(format!(
+                "weight {}, input {input} is {}: its length must be head_width, {head_width}, or \
+                 {width}",
                 self.show(weight),
                 self.graph.values[input].ty,
             ));
@@ -312,7 +383,7 @@ place embed {
     fn a_state_keeps_what_its_attention_makes() {
         let value = Value::from_u32(1);
         let attend = |cache, key_heads, head_width, scale| {
-            let options = AttentionData { query_heads: key_heads, key_heads, head_width, scale };
+            let options = AttentionData::new(key_heads, key_heads, head_width, scale);
             let cache = State::from_u32(cache);
             Op::Attend { query: value, key: value, value, cache, rotary: None, options }
         };

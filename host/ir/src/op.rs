@@ -17,14 +17,17 @@ pub enum Activation {
     GeluNew,
     /// `max(x, 0)`
     Relu,
+    /// `max(x, 0)²`
+    Relu2,
 }
 
 /// Every activation; its first name is the spelling in the text form, the rest are synonyms.
-pub(crate) const ACTIVATIONS: [(Activation, &[&str]); 4] = [
+pub(crate) const ACTIVATIONS: [(Activation, &[&str]); 5] = [
     (Activation::Silu, &["silu", "swish"]),
     (Activation::Gelu, &["gelu"]),
     (Activation::GeluNew, &["gelu_new", "gelu_pytorch_tanh", "gelu_fast"]),
     (Activation::Relu, &["relu"]),
+    (Activation::Relu2, &["relu2", "squared_relu"]),
 ];
 
 impl Activation {
@@ -81,8 +84,7 @@ pub enum Scaling {
     },
 }
 
-/// A rotary position embedding. Pairs are halves of the turned part: element `i` turns with
-/// element `i + rotated/2`.
+/// A rotary position embedding.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RotaryData {
     /// Elements of one head.
@@ -93,10 +95,14 @@ pub struct RotaryData {
     pub base: f64,
     /// For longer contexts.
     pub scaling: Scaling,
+    /// Whether pairs are neighbours, elements `2i` and `2i + 1`. If not, they are halves of the
+    /// turned part: `i` and `i + rotated/2`.
+    pub interleaved: bool,
 }
 
-/// Heads of a causal self-attention.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Heads of a causal self-attention, and what happens to their scores: they are multiplied by
+/// `scale`, bent by `softcap`, tilted by `alibi`; then those outside of the `window` are dropped.
+#[derive(Clone, Debug, PartialEq)]
 pub struct AttentionData {
     /// Query heads.
     pub query_heads: u32,
@@ -106,6 +112,20 @@ pub struct AttentionData {
     pub head_width: u32,
     /// What scores are multiplied by.
     pub scale: f64,
+    /// How many tokens each token sees, itself among them; all before it if not said.
+    pub window: Option<u32>,
+    /// A score becomes `softcap · tanh(score / softcap)`.
+    pub softcap: Option<f64>,
+    /// A slope for each query head: `slope · (key position - query position)` is added.
+    pub alibi: Option<Vec<f64>>,
+}
+
+impl AttentionData {
+    /// Without window, cap and slopes.
+    pub fn new(query_heads: u32, key_heads: u32, head_width: u32, scale: f64) -> AttentionData {
+        let (window, softcap, alibi) = (None, None, None);
+        AttentionData { query_heads, key_heads, head_width, scale, window, softcap, alibi }
+    }
 }
 
 /// One operation with its operands. Shapes: `rows` is `tokens` or `outputs`.
@@ -117,6 +137,11 @@ pub enum Op {
     Embedding {
         /// Token ids.
         tokens: Value,
+        /// The table.
+        table: Weight,
+    },
+    /// Rows of a table: of each token's position in its request. `[positions, n] → [tokens, n]`
+    Positions {
         /// The table.
         table: Weight,
     },
@@ -145,6 +170,39 @@ pub enum Op {
         /// Keeps the root away from zero.
         epsilon: f64,
     },
+    /// `(input - mean) / sqrt(variance + epsilon) · weight + bias`. `[rows, n], [n], [n] → [rows, n]`
+    LayerNorm {
+        /// What is normalised.
+        input: Value,
+        /// The gain.
+        weight: Option<Weight>,
+        /// The bias.
+        bias: Option<Weight>,
+        /// Keeps the root away from zero.
+        epsilon: f64,
+    },
+    /// `rms_norm` of each head by itself. `[rows, heads·w], [w] or [heads·w] → [rows, heads·w]`
+    RmsNormHeads {
+        /// Heads side by side.
+        input: Value,
+        /// The gain: one for all heads, or all heads' side by side.
+        weight: Weight,
+        /// Elements of one head.
+        head_width: u32,
+        /// Keeps the root away from zero.
+        epsilon: f64,
+    },
+    /// `layer_norm` of each head by itself, without a bias. Shapes as of `RmsNormHeads`.
+    LayerNormHeads {
+        /// Heads side by side.
+        input: Value,
+        /// The gain: one for all heads, or all heads' side by side.
+        weight: Weight,
+        /// Elements of one head.
+        head_width: u32,
+        /// Keeps the root away from zero.
+        epsilon: f64,
+    },
     /// Turns each head by its token's position. `[rows, heads·width] → same`
     Rotate {
         /// Heads side by side.
@@ -165,7 +223,7 @@ pub enum Op {
         cache: State,
         /// Turns queries and keys on the way, where a pass has folded that in.
         rotary: Option<Rotary>,
-        /// Heads and scale.
+        /// Heads, and what happens to their scores.
         options: AttentionData,
     },
     /// An activation, element by element.
@@ -188,6 +246,29 @@ pub enum Op {
         left: Value,
         /// A factor.
         right: Value,
+    },
+    /// `factor · input`
+    Scale {
+        /// What is multiplied.
+        input: Value,
+        /// By what.
+        factor: f64,
+    },
+    /// `bound · tanh(input / bound)`
+    Softcap {
+        /// What is bent.
+        input: Value,
+        /// No result is greater.
+        bound: f64,
+    },
+    /// `min(max(input, low), high)`
+    Clamp {
+        /// What is cut off.
+        input: Value,
+        /// No result is less.
+        low: f64,
+        /// No result is greater.
+        high: f64,
     },
 
     /// Made by passes: the rows whose logits are asked for. `[tokens, n] → [outputs, n]`
@@ -226,11 +307,18 @@ impl Op {
             Op::Linear { .. } => "linear",
             Op::Split { .. } => "split",
             Op::RmsNorm { .. } => "rms_norm",
+            Op::Positions { .. } => "positions",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::RmsNormHeads { .. } => "rms_norm_heads",
+            Op::LayerNormHeads { .. } => "layer_norm_heads",
             Op::Rotate { .. } => "rotate",
             Op::Attend { .. } => "attend",
             Op::Activate { .. } => "activate",
             Op::Add { .. } => "add",
             Op::Multiply { .. } => "multiply",
+            Op::Scale { .. } => "scale",
+            Op::Softcap { .. } => "softcap",
+            Op::Clamp { .. } => "clamp",
             Op::Outputs { .. } => "outputs",
             Op::AddRmsNorm { .. } => "add_rms_norm",
             Op::Gate { .. } => "gate",
@@ -240,13 +328,19 @@ impl Op {
     /// Calls `f` on each value operand, in their order in the text form; `f` may replace it.
     pub fn map_values(&mut self, mut f: impl FnMut(&mut Value)) {
         match self {
-            Op::Tokens => {}
+            Op::Tokens | Op::Positions { .. } => {}
             Op::Embedding { tokens: input, .. }
             | Op::Linear { input, .. }
             | Op::Split { input, .. }
             | Op::RmsNorm { input, .. }
+            | Op::LayerNorm { input, .. }
+            | Op::RmsNormHeads { input, .. }
+            | Op::LayerNormHeads { input, .. }
             | Op::Rotate { input, .. }
             | Op::Activate { input, .. }
+            | Op::Scale { input, .. }
+            | Op::Softcap { input, .. }
+            | Op::Clamp { input, .. }
             | Op::Outputs { input } => f(input),
             Op::Attend { query, key, value, .. } => {
                 f(query);
@@ -274,11 +368,17 @@ impl Op {
     pub fn map_weights(&mut self, mut f: impl FnMut(&mut Weight)) {
         match self {
             Op::Embedding { table: weight, .. }
+            | Op::Positions { table: weight }
             | Op::RmsNorm { weight, .. }
+            | Op::RmsNormHeads { weight, .. }
+            | Op::LayerNormHeads { weight, .. }
             | Op::AddRmsNorm { weight, .. } => f(weight),
             Op::Linear { weight, bias, .. } => {
                 f(weight);
                 bias.as_mut().map(f);
+            }
+            Op::LayerNorm { weight, bias, .. } => {
+                [weight, bias].into_iter().flatten().for_each(f);
             }
             Op::Tokens
             | Op::Split { .. }
@@ -287,6 +387,9 @@ impl Op {
             | Op::Activate { .. }
             | Op::Add { .. }
             | Op::Multiply { .. }
+            | Op::Scale { .. }
+            | Op::Softcap { .. }
+            | Op::Clamp { .. }
             | Op::Outputs { .. }
             | Op::Gate { .. } => {}
         }

@@ -13,7 +13,25 @@ pub(crate) fn positive(name: &str, number: f64) -> Result<(), String> {
     Err(format!("{name} is {number:?}: it must be finite and greater than 0"))
 }
 
-fn not_zero(name: &str, number: u32) -> Result<(), String> {
+/// An error unless the number is finite, and still is as an f32: devices compute with those.
+pub(crate) fn finite(name: &str, number: f64) -> Result<(), String> {
+    if (number as f32).is_finite() {
+        return Ok(());
+    }
+    Err(format!("{name} is {number:?}: it must be finite as f32"))
+}
+
+/// An error unless the number is finite and greater than zero, and still is as an f32.
+pub(crate) fn bound(name: &str, number: f64) -> Result<(), String> {
+    let narrow = number as f32;
+    if narrow.is_finite() && narrow > 0.0 {
+        return Ok(());
+    }
+    Err(format!("{name} is {number:?}: it must be finite and greater than 0 as f32"))
+}
+
+/// An error unless the number is at least 1.
+pub(crate) fn not_zero(name: &str, number: u32) -> Result<(), String> {
     if number > 0 { Ok(()) } else { Err(format!("{name} is 0: it must be at least 1")) }
 }
 
@@ -23,7 +41,7 @@ impl RotaryData {
     /// # Errors
     /// A sentence that names the number, what it is and what it must be.
     pub fn check(&self) -> Result<(), String> {
-        let RotaryData { head_width, rotated, base, scaling } = *self;
+        let RotaryData { head_width, rotated, base, scaling, interleaved: _ } = *self;
         not_zero("head_width", head_width)?;
         not_zero("rotated", rotated)?;
         if rotated % 2 != 0 || rotated > head_width {
@@ -65,7 +83,7 @@ impl AttentionData {
     /// # Errors
     /// A sentence that names the number, what it is and what it must be.
     pub fn check(&self) -> Result<(), String> {
-        let AttentionData { query_heads, key_heads, head_width, scale } = *self;
+        let AttentionData { query_heads, key_heads, head_width, scale, .. } = *self;
         not_zero("query_heads", query_heads)?;
         not_zero("key_heads", key_heads)?;
         not_zero("head_width", head_width)?;
@@ -77,7 +95,16 @@ impl AttentionData {
         if !scale.is_finite() {
             return Err(format!("scale is {scale:?}: it must be finite"));
         }
-        Ok(())
+        self.window.map_or(Ok(()), |window| not_zero("window", window))?;
+        self.softcap.map_or(Ok(()), |softcap| bound("softcap", softcap))?;
+        let Some(slopes) = &self.alibi else { return Ok(()) };
+        if slopes.len() as u64 != u64::from(query_heads) {
+            return Err(format!(
+                "alibi has {} slopes: they must be as many as query_heads, {query_heads}",
+                slopes.len()
+            ));
+        }
+        slopes.iter().try_for_each(|&slope| finite("a slope of alibi", slope))
     }
 }
 
@@ -85,8 +112,13 @@ impl AttentionData {
 mod tests {
     use super::*;
 
-    const PLAIN: RotaryData =
-        RotaryData { head_width: 64, rotated: 64, base: 10000.0, scaling: Scaling::None };
+    const PLAIN: RotaryData = RotaryData {
+        head_width: 64,
+        rotated: 64,
+        base: 10000.0,
+        scaling: Scaling::None,
+        interleaved: false,
+    };
 
     fn refused(scaling: Scaling, word: &str) {
         let error = RotaryData { scaling, ..PLAIN }.check().unwrap_err();
@@ -127,10 +159,26 @@ mod tests {
 
     #[test]
     fn key_heads_divide_query_heads() {
-        let plain = AttentionData { query_heads: 9, key_heads: 3, head_width: 64, scale: 0.125 };
-        assert_eq!(plain.check(), Ok(()));
-        assert!(AttentionData { key_heads: 2, ..plain }.check().is_err());
-        assert!(AttentionData { key_heads: 0, ..plain }.check().is_err());
-        assert!(AttentionData { scale: f64::NAN, ..plain }.check().is_err());
+        assert_eq!(AttentionData::new(9, 3, 64, 0.125).check(), Ok(()));
+        assert!(AttentionData::new(9, 2, 64, 0.125).check().is_err());
+        assert!(AttentionData::new(9, 0, 64, 0.125).check().is_err());
+        assert!(AttentionData::new(9, 3, 64, f64::NAN).check().is_err());
+    }
+
+    #[test]
+    fn options_of_scores_are_finite_and_slopes_as_many_as_query_heads() {
+        let plain = || AttentionData::new(2, 1, 64, 0.125);
+        let with = |window, softcap, alibi: Option<&[f64]>| {
+            let alibi = alibi.map(<[f64]>::to_vec);
+            AttentionData { window, softcap, alibi, ..plain() }.check()
+        };
+        assert_eq!(with(Some(1), Some(50.0), Some(&[0.5, -0.25])), Ok(()));
+        assert!(with(Some(0), None, None).is_err());
+        for softcap in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-60, 1e60] {
+            assert!(with(None, Some(softcap), None).is_err(), "{softcap}");
+        }
+        for slopes in [&[][..], &[0.5], &[0.5, 0.5, 0.5], &[0.5, f64::NAN], &[0.5, 1e60]] {
+            assert!(with(None, None, Some(slopes)).is_err(), "{slopes:?}");
+        }
     }
 }

@@ -143,6 +143,10 @@ impl Parser {
             rotated: line.integer_attribute("rotated")?,
             base: line.number_attribute("base")?,
             scaling: scaling(line)?,
+            interleaved: match line.peek() {
+                0 => false,
+                _ => line.keyword("interleaved").map(|()| true)?,
+            },
         };
         self.graph.rotaries.push(data);
         Ok(())
@@ -249,6 +253,7 @@ impl Parser {
         Ok(match word {
             "tokens" => Op::Tokens,
             "embedding" => Op::Embedding { tokens: value(line)?, table: and(line, weight)? },
+            "positions" => Op::Positions { table: weight(line)? },
             "linear" => Op::Linear {
                 input: value(line)?,
                 weight: and(line, weight)?,
@@ -263,6 +268,21 @@ impl Parser {
                 weight: and(line, weight)?,
                 epsilon: and(line, |line| line.number_attribute("epsilon"))?,
             },
+            "layer_norm" => Op::LayerNorm {
+                input: value(line)?,
+                weight: and(line, maybe_weight)?,
+                bias: and(line, maybe_weight)?,
+                epsilon: and(line, |line| line.number_attribute("epsilon"))?,
+            },
+            "rms_norm_heads" | "layer_norm_heads" => {
+                let (input, weight) = (value(line)?, and(line, weight)?);
+                let head_width = and(line, |line| line.integer_attribute("head_width"))?;
+                let epsilon = line.number_attribute("epsilon")?;
+                match word {
+                    "rms_norm_heads" => Op::RmsNormHeads { input, weight, head_width, epsilon },
+                    _ => Op::LayerNormHeads { input, weight, head_width, epsilon },
+                }
+            }
             "rotate" => Op::Rotate { input: value(line)?, rotary: and(line, rotary)? },
             "attend" => {
                 let (query, key, value) = (value(line)?, and(line, value)?, and(line, value)?);
@@ -276,9 +296,7 @@ impl Parser {
                 };
                 self.attended[cache] = true;
                 line.expect(b',')?;
-                let query_heads = line.integer_attribute("query_heads")?;
-                let scale = line.number_attribute("scale")?;
-                let options = AttentionData { query_heads, key_heads, head_width, scale };
+                let options = attention(line, key_heads, head_width)?;
                 let turned = if line.peek() != 0 {
                     line.attribute("rotary")?;
                     Some(rotary(line)?)
@@ -290,6 +308,19 @@ impl Parser {
             "activate" => Op::Activate { input: value(line)?, activation: and(line, activation)? },
             "add" => Op::Add { left: value(line)?, right: and(line, value)? },
             "multiply" => Op::Multiply { left: value(line)?, right: and(line, value)? },
+            "scale" => {
+                let input = value(line)?;
+                Op::Scale { input, factor: and(line, |line| line.number_attribute("factor"))? }
+            }
+            "softcap" => {
+                let input = value(line)?;
+                Op::Softcap { input, bound: and(line, |line| line.number_attribute("bound"))? }
+            }
+            "clamp" => Op::Clamp {
+                input: value(line)?,
+                low: and(line, |line| line.number_attribute("low"))?,
+                high: line.number_attribute("high")?,
+            },
             "outputs" => Op::Outputs { input: value(line)? },
             "add_rms_norm" => Op::AddRmsNorm {
                 left: value(line)?,
@@ -327,6 +358,11 @@ fn weight(line: &mut Cursor<'_>) -> Result<Weight, ParseError> {
     line.entity('w').map(Weight::from_u32)
 }
 
+/// A weight, or `_` where there is none.
+fn maybe_weight(line: &mut Cursor<'_>) -> Result<Option<Weight>, ParseError> {
+    if line.take(b'_') { Ok(None) } else { weight(line).map(Some) }
+}
+
 fn rotary(line: &mut Cursor<'_>) -> Result<Rotary, ParseError> {
     line.entity('r').map(Rotary::from_u32)
 }
@@ -356,9 +392,32 @@ fn axis(line: &mut Cursor<'_>) -> Result<Axis, ParseError> {
     }
 }
 
+/// `query_heads=9 scale=0.125 window=4096 softcap=50.0 alibi=[0.5, 0.25]`; the last three may be
+/// missing.
+fn attention(
+    line: &mut Cursor<'_>,
+    key_heads: u32,
+    head_width: u32,
+) -> Result<AttentionData, ParseError> {
+    let query_heads = line.integer_attribute("query_heads")?;
+    let scale = line.number_attribute("scale")?;
+    let mut options = AttentionData::new(query_heads, key_heads, head_width, scale);
+    if line.peek() == b'w' {
+        options.window = Some(line.integer_attribute("window")?);
+    }
+    if line.peek() == b's' {
+        options.softcap = Some(line.number_attribute("softcap")?);
+    }
+    if line.peek() == b'a' {
+        line.attribute("alibi")?;
+        options.alibi = Some(line.list(Cursor::number)?);
+    }
+    Ok(options)
+}
+
 /// `scaling=llama3 factor=8.0 low=1.0 high=4.0 context=8192`, or nothing.
 fn scaling(line: &mut Cursor<'_>) -> Result<Scaling, ParseError> {
-    if line.peek() == 0 {
+    if matches!(line.peek(), 0 | b'i') {
         return Ok(Scaling::None);
     }
     line.attribute("scaling")?;

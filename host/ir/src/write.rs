@@ -153,24 +153,42 @@ impl Display for NodeLine<'_> {
             write!(f, "{}{result}", if i > 0 { ", " } else { "" })?;
         }
         write!(f, " = {}{}", op.name(), Operands(&op.values()))?;
-        for weight in op.weights() {
-            write!(f, ", {weight}")?;
+        match op {
+            // Both have a place, so that a missing one is seen.
+            Op::LayerNorm { weight, bias, .. } => {
+                for vector in [weight, bias] {
+                    match vector {
+                        Some(weight) => write!(f, ", {weight}")?,
+                        None => f.write_str(", _")?,
+                    }
+                }
+            }
+            // No value is before it.
+            Op::Positions { table } => write!(f, " {table}")?,
+            _ => op.weights().iter().try_for_each(|weight| write!(f, ", {weight}"))?,
         }
         match op {
             Op::Split { sizes, .. } => write!(f, ", {sizes:?}"),
-            Op::RmsNorm { epsilon, .. } | Op::AddRmsNorm { epsilon, .. } => {
-                write!(f, ", epsilon={epsilon:?}")
+            Op::RmsNorm { epsilon, .. }
+            | Op::AddRmsNorm { epsilon, .. }
+            | Op::LayerNorm { epsilon, .. } => write!(f, ", epsilon={epsilon:?}"),
+            Op::RmsNormHeads { head_width, epsilon, .. }
+            | Op::LayerNormHeads { head_width, epsilon, .. } => {
+                write!(f, ", head_width={head_width} epsilon={epsilon:?}")
             }
+            Op::Scale { factor, .. } => write!(f, ", factor={factor:?}"),
+            Op::Softcap { bound, .. } => write!(f, ", bound={bound:?}"),
+            Op::Clamp { low, high, .. } => write!(f, ", low={low:?} high={high:?}"),
             Op::Rotate { rotary, .. } => write!(f, ", {rotary}"),
             Op::Attend { cache, rotary, options, .. } => {
-                let AttentionData { query_heads, scale, .. } = options;
-                write!(f, ", {cache}, query_heads={query_heads} scale={scale:?}")?;
+                write!(f, ", {cache}, {options}")?;
                 rotary.map_or(Ok(()), |rotary| write!(f, " rotary={rotary}"))
             }
             Op::Activate { activation, .. } | Op::Gate { activation, .. } => {
                 write!(f, ", {activation}")
             }
             Op::Tokens
+            | Op::Positions { .. }
             | Op::Embedding { .. }
             | Op::Linear { .. }
             | Op::Add { .. }
@@ -195,26 +213,38 @@ impl Display for StateData {
     }
 }
 
+impl Display for AttentionData {
+    /// Without what its state says.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let AttentionData { query_heads, scale, window, softcap, alibi, .. } = self;
+        write!(f, "query_heads={query_heads} scale={scale:?}")?;
+        window.map_or(Ok(()), |window| write!(f, " window={window}"))?;
+        softcap.map_or(Ok(()), |softcap| write!(f, " softcap={softcap:?}"))?;
+        alibi.iter().try_for_each(|slopes| write!(f, " alibi={slopes:?}"))
+    }
+}
+
 impl Display for RotaryData {
     /// Without the number that it has in a graph.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RotaryData { head_width, rotated, base, scaling } = self;
+        let RotaryData { head_width, rotated, base, scaling, interleaved } = self;
         write!(f, "rotary head_width={head_width} rotated={rotated} base={base:?}")?;
         match scaling {
-            Scaling::None => Ok(()),
-            Scaling::Linear { factor } => write!(f, " scaling=linear factor={factor:?}"),
+            Scaling::None => {}
+            Scaling::Linear { factor } => write!(f, " scaling=linear factor={factor:?}")?,
             Scaling::Llama3 { factor, low, high, context } => write!(
                 f,
                 " scaling=llama3 factor={factor:?} low={low:?} high={high:?} context={context}"
-            ),
+            )?,
             Scaling::Yarn { factor, fast, slow, attention, context } => {
                 write!(f, " scaling=yarn factor={factor:?} fast={fast:?} slow={slow:?}")?;
                 if let Some(attention) = attention {
                     write!(f, " attention={attention:?}")?;
                 }
-                write!(f, " context={context}")
+                write!(f, " context={context}")?;
             }
         }
+        if *interleaved { f.write_str(" interleaved") } else { Ok(()) }
     }
 }
 

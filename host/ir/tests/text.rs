@@ -43,7 +43,8 @@ fn block(graph: &mut Graph, i: u32, input: Value, scaling: Scaling) -> Value {
     let down = vec![plain(WIDTH), Axis::new(INNER, Meaning::FeedForward)];
     let down = weight(graph, place, name("mlp.proj"), down);
 
-    let rotary = RotaryData { head_width: 16, rotated: 16, base: 1e4, scaling };
+    let interleaved = i % 2 == 1;
+    let rotary = RotaryData { head_width: 16, rotated: 16, base: 1e4, scaling, interleaved };
     let rotary = graph.make_rotary(rotary);
     let cache = graph.states.push(StateData { key_heads: 2, head_width: 16 });
     let x = put(graph, place, Op::RmsNorm { input, weight: norm1, epsilon: 1e-5 });
@@ -55,7 +56,7 @@ fn block(graph: &mut Graph, i: u32, input: Value, scaling: Scaling) -> Value {
     graph.labels[value] = Some("the values;\n \"so\"".to_string());
     let query = put(graph, place, Op::Rotate { input: query, rotary });
     let key = put(graph, place, Op::Rotate { input: key, rotary });
-    let options = AttentionData { query_heads: 4, key_heads: 2, head_width: 16, scale: 0.25 };
+    let options = AttentionData::new(4, 2, 16, 0.25);
     let attend = Op::Attend { query, key, value, cache, rotary: None, options };
     let x = put(graph, place, attend);
     let x = put(graph, place, Op::Linear { input: x, weight: dense, bias: None });
@@ -101,7 +102,7 @@ fn decoder(blocks: u32) -> Graph {
     graph
 }
 
-/// What passes make, beside the rest.
+/// What passes make, beside the rest, and operations and options that the decoder has not.
 const FUSED: &str = r#"graph 1
 r0 = rotary head_width=4 rotated=2 base=500000.0
 place embed {
@@ -120,11 +121,28 @@ place block 0 {
     v6 = gate v4, v5, gelu_new
     return v6
 }
+place block 1 {
+    s1 = cache key_heads=1 head_width=4
+    w3 = weight "p" f16 [64, 8]
+    w4 = weight "h" f16 [4]
+    w5 = weight "g" f16 [8]
+    v7 = positions w3
+    v8 = add v6, v7
+    v9 = layer_norm v8, w5, _, epsilon=1e-5
+    v10 = rms_norm_heads v9, w4, head_width=4 epsilon=1e-6
+    v11, v12 = split v10, [4, 4]
+    v13 = layer_norm_heads v11, w4, head_width=4 epsilon=1e-6
+    v14 = attend v10, v12, v13, s1, query_heads=2 scale=0.5 window=16 softcap=50.0 alibi=[0.5, 0.25]
+    v15 = scale v14, factor=12.0
+    v16 = clamp v15, low=-8.0 high=8.0
+    return v16
+}
 place head {
-    v7 = outputs v6
-    w3 = weight "o" f32 [10 vocabulary, 8]
-    v8 = linear v7, w3
-    return v8
+    v17 = outputs v16
+    w6 = weight "o" f32 [10 vocabulary, 8]
+    v18 = linear v17, w6
+    v19 = softcap v18, bound=30.0
+    return v19
 }
 "#;
 
@@ -222,7 +240,11 @@ fn no_mutation_of_a_text_panics_the_parser_or_the_verifier() {
         match verify(&graph) {
             Ok(()) => {
                 verified += 1;
-                assert_eq!(graph.renumber().to_string(), first);
+                let dense = graph.renumber();
+                // A rotary embedding that nothing turns by verifies and gets no number.
+                if dense.rotaries.len() == graph.rotaries.len() {
+                    assert_eq!(dense.to_string(), first);
+                }
             }
             Err(errors) => {
                 let shown = engraft_ir::display_errors(&graph, &errors);

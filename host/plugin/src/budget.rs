@@ -23,7 +23,12 @@ impl Budget {
     /// The next place begins; `kept` bytes of descriptions stay with us.
     pub(crate) fn next_place(&mut self, kept: usize) -> Result<(), Exhausted> {
         self.place = 0;
-        self.kept = self.kept.saturating_add(kept);
+        self.keep(kept)
+    }
+
+    /// So many bytes of descriptions stay with us until the graph is written.
+    pub(crate) fn keep(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        self.kept = self.kept.saturating_add(bytes);
         within("bytes of parameters", self.kept, self.limits.kept_bytes)
     }
 

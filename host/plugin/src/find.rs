@@ -182,23 +182,32 @@ impl Shelf {
         architecture: &str,
         limits: &Limits,
     ) -> Result<Plugin, FindError> {
+        // A plugin spells what it accepts somewhere in its bytes, as a rule: those that do are
+        // compiled first, and the others only where none of them fits.
+        let spells = |found: &Found| contains(&found.path, architecture);
+        let (first, others): (Vec<_>, Vec<_>) = self.all().into_iter().partition(spells);
         let mut likely: Vec<(f64, String)> = Vec::new();
-        let (mut fitting, mut broken) = (Vec::new(), Vec::new());
-        for found in self.all() {
-            match Plugin::load(&found.path, limits) {
-                Ok(plugin) if plugin.accepts(architecture) => fitting.push((found.name, plugin)),
-                Ok(plugin) => likely.extend(best_match(&plugin, architecture)),
-                Err(error) => broken.push(error.to_string()),
+        let mut broken = Vec::new();
+        for candidates in [first, others] {
+            let mut fitting = Vec::new();
+            for found in candidates {
+                match Plugin::load(&found.path, limits) {
+                    Ok(plugin) if plugin.accepts(architecture) => {
+                        fitting.push((found.name, plugin));
+                    }
+                    Ok(plugin) => likely.extend(best_match(&plugin, architecture)),
+                    Err(error) => broken.push(error.to_string()),
+                }
             }
-        }
-        if fitting.len() > 1 {
-            return Err(FindError::Several {
-                architecture: escape(architecture),
-                plugins: fitting.iter().map(|(name, _)| escape(name)).collect(),
-            });
-        }
-        if let Some((_, plugin)) = fitting.pop() {
-            return Ok(plugin);
+            if fitting.len() > 1 {
+                return Err(FindError::Several {
+                    architecture: escape(architecture),
+                    plugins: fitting.iter().map(|(name, _)| escape(name)).collect(),
+                });
+            }
+            if let Some((_, plugin)) = fitting.pop() {
+                return Ok(plugin);
+            }
         }
         likely.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         Err(FindError::NoneFits {
@@ -208,6 +217,12 @@ impl Shelf {
             broken,
         })
     }
+}
+
+/// Whether a file has a text in its bytes. One that cannot be read has none; loading it says why.
+fn contains(path: &Path, text: &str) -> bool {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    !text.is_empty() && bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
 /// What a plugin accepts that is most like an architecture, and how much.

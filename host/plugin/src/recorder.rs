@@ -220,6 +220,8 @@ impl Recorder {
         options: AttentionData,
     ) -> Result<&[Value], Rejection> {
         let AttentionData { key_heads, head_width, .. } = options;
+        let slopes = options.alibi.as_ref().map_or(0, Vec::len);
+        self.budget.keep(slopes.saturating_mul(size_of::<f64>()))?;
         let cache = self.graph.states.push(StateData { key_heads, head_width });
         self.append(Op::Attend { query, key, value, cache, rotary: None, options })
     }

@@ -189,6 +189,13 @@ fn limits(
             reason: "it must be a multiple of 16",
         });
     }
+    if graph.positions().is_some_and(|positions| positions < max_seq_len as u64) {
+        return Err(RuntimeError::BadLimit {
+            name: "--max_seq_len",
+            value: max_seq_len.to_string(),
+            reason: "the model's table of positions is shorter",
+        });
+    }
     let token_bytes = cpu::cache_bytes_of_token(graph).max(1);
     let free = cpu::free_memory();
     let longest = max_seq_len.div_ceil(tokens_per_block) * tokens_per_block;

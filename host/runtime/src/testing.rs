@@ -109,6 +109,7 @@ fn write(blocks: u32, dtype: DType, fused: bool) -> Graph {
         rotated: HEAD,
         base: 10_000.0,
         scaling: Scaling::None,
+        interleaved: false,
     });
     let place = graph.make_place(PlaceKind::Embed);
     let mut w = Writer { graph, dtype, place };
@@ -146,12 +147,7 @@ fn write(blocks: u32, dtype: DType, fused: bool) -> Graph {
             query = w.op(Op::Rotate { input: query, rotary })[0];
             key = w.op(Op::Rotate { input: key, rotary })[0];
         }
-        let options = AttentionData {
-            query_heads: HEADS,
-            key_heads: KEY_HEADS,
-            head_width: HEAD,
-            scale: 0.35,
-        };
+        let options = AttentionData::new(HEADS, KEY_HEADS, HEAD, 0.35);
         let rotary = fused.then_some(rotary);
         let heads = w.op(Op::Attend { query, key, value, cache, rotary, options })[0];
         pending = Some(w.linear(heads, q_width, WIDTH));

@@ -2,7 +2,8 @@
 //!
 //! A query's result depends on its own past alone. Scores: for each element of a head in order,
 //! one multiply-add; then the greatest, the exponentials and their sum in sixteen lanes over
-//! positions; then the values position by position, one multiply-add each; then one division.
+//! the positions it sees; then the values position by position, one multiply-add each; then one
+//! division. What lies outside of a window is not read by it, though others of its tile may.
 //! Queries that share a key head are taken together, and so are neighbouring rows of a span:
 //! they share what is read, and each keeps this order.
 
@@ -12,9 +13,25 @@
 use crate::cache::{BLOCK, CacheView, RowWalk};
 use crate::lanes::{LANES, Lanes};
 use crate::{Isa, RopeTable, Span, Team, exp, isa::Kernel, rows::View};
+use std::ops::Range;
 
 /// Queries that are taken together.
 const QUERIES: usize = 6;
+
+/// What happens to scores besides scaling, in this order, before the softmax.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AttentionOptions<'a> {
+    /// Scores become `bound · tanh(score / bound)`; more than zero, and finite.
+    pub softcap: Option<f32>,
+    /// A slope for each query head: `slope · (key's position - query's position)` is added.
+    pub alibi: Option<&'a [f32]>,
+    /// How many tokens a token sees, itself and those right before it; more than zero.
+    pub window: Option<usize>,
+}
+
+/// Each lane's number.
+const UP: [f32; LANES] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
 /// Query heads and what happens to their scores.
 #[derive(Clone, Copy)]
@@ -22,6 +39,7 @@ pub(crate) struct Heads<'a> {
     pub(crate) query_heads: usize,
     pub(crate) scale: f32,
     pub(crate) rotary: Option<&'a RopeTable>,
+    pub(crate) options: AttentionOptions<'a>,
 }
 
 /// Floats of scratch that a thread needs: turned queries, and scores of `length` positions.
@@ -112,16 +130,20 @@ pub(crate) unsafe fn attend(
     team: &Team<'_>,
 ) {
     let group = heads.query_heads / cache.shape.key_heads;
-    let (lowest, highest) = share(spans, heads.query_heads, team);
+    let window = heads.options.window.unwrap_or(usize::MAX);
+    let (lowest, highest) = share(spans, heads.query_heads, window, team);
     let mut tile = Tile { queries: [Query::default(); QUERIES], count: 0, pages: &[], key_head: 0 };
     let mut cost = 0u64;
     for key_head in 0..cache.shape.key_heads {
         for span in spans {
             for row in 0..span.rows {
                 let length = span.position + row + 1;
+                let first = length.saturating_sub(window);
                 for head in key_head * group..(key_head + 1) * group {
                     if (lowest..highest).contains(&cost) {
+                        let latest = tile.queries[tile.count.saturating_sub(1)];
                         let fits = tile.count < QUERIES
+                            && latest.length <= length
                             && tile.key_head == key_head
                             && std::ptr::eq(tile.pages, span.pages);
                         if !fits {
@@ -133,10 +155,10 @@ pub(crate) unsafe fn attend(
                             tile = Tile { count: 0, pages: span.pages, key_head, ..full };
                         }
                         let row = span.first_row + row;
-                        tile.queries[tile.count] = Query { row, head, length };
+                        tile.queries[tile.count] = Query { row, head, first, length };
                         tile.count += 1;
                     }
-                    cost += length as u64;
+                    cost += (length - first) as u64;
                 }
             }
         }
@@ -146,11 +168,14 @@ pub(crate) unsafe fn attend(
 }
 
 /// The queries of a thread: those whose reading begins in this range of all the reading.
-fn share(spans: &[Span<'_>], query_heads: usize, team: &Team<'_>) -> (u64, u64) {
+fn share(spans: &[Span<'_>], query_heads: usize, window: usize, team: &Team<'_>) -> (u64, u64) {
     let mut total = 0u64;
     for span in spans {
-        let (rows, before) = (span.rows as u64, span.position as u64);
-        total += rows * before + rows * (rows + 1) / 2;
+        // Rows that see all of their past, and those that see no more than the window.
+        let rows = window.saturating_sub(span.position).min(span.rows);
+        let bounded = (span.rows - rows) as u64;
+        let (rows, before) = (rows as u64, span.position as u64);
+        total += rows * before + rows * (rows + 1) / 2 + bounded * window as u64;
     }
     let total = u128::from(total) * query_heads as u128;
     let bound = |thread: usize| (total * thread as u128 / team.threads() as u128) as u64;
@@ -162,11 +187,13 @@ fn share(spans: &[Span<'_>], query_heads: usize, team: &Team<'_>) -> (u64, u64) 
 struct Query {
     row: usize,
     head: usize,
-    /// Positions it sees: all up to its own.
+    /// The first position it sees.
+    first: usize,
+    /// The position behind its own, which is the last it sees.
     length: usize,
 }
 
-/// Queries of one span and one key head; lengths do not fall.
+/// Queries of one span and one key head; neither first positions nor lengths fall.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
     queries: [Query; QUERIES],
@@ -227,8 +254,7 @@ impl Attend<'_> {
             }
             let mut sums = [0.0; Q];
             for q in 0..Q {
-                let length = self.tile.queries[q].length;
-                sums[q] = softmax::<L>(scores.add(q * stride), length, self.heads.scale);
+                sums[q] = self.softmax::<L>(self.tile.queries[q], scores.add(q * stride));
             }
             let mut first = 0;
             while L::MANY_REGISTERS && first + 4 * LANES <= padded {
@@ -256,7 +282,7 @@ impl Attend<'_> {
         }
     }
 
-    /// Scores of `Q` queries at all positions of the longest, `B` blocks of keys at a time.
+    /// Scores of `Q` queries at all positions that one of them sees, `B` blocks of keys at a time.
     #[inline(always)]
     unsafe fn scores<L: Lanes, const Q: usize, const B: usize>(
         &self,
@@ -266,7 +292,7 @@ impl Attend<'_> {
     ) {
         let shape = self.cache.shape;
         let length = self.tile.queries[Q - 1].length;
-        let mut position = 0;
+        let mut position = self.tile.queries[0].first;
         while position < length {
             // A block that is not there is the last one again, written where it already is.
             let mut blocks = [(self.cache.keys.cast_const(), position); B];
@@ -314,15 +340,22 @@ impl Attend<'_> {
         first: usize,
     ) {
         let shape = self.cache.shape;
-        let lengths = self.tile.queries.map(|query| query.length);
+        let queries = &self.tile.queries;
+        // What all see together, if anything, is from `begin` to `end`.
+        let end = queries[0].length;
+        let begin = queries[Q - 1].first.min(end);
         // SAFETY: all positions are in pages of the cache; the heads are in the output.
         unsafe {
             let mut results = [[L::splat(0.0); C]; Q];
-            let mut position = 0;
-            while position < lengths[0] {
+            for q in 0..Q - 1 {
+                let scores = scores.add(q * stride);
+                self.value_by_value(scores, queries[q].first..begin, first, &mut results[q]);
+            }
+            let mut position = begin;
+            while position < end {
                 let values = self.value(position).add(first);
                 let run = shape.page_tokens - position % shape.page_tokens;
-                let run = run.min(lengths[0] - position);
+                let run = run.min(end - position);
                 for token in 0..run {
                     let value = values.add(token * shape.padded);
                     let mut vectors = [L::splat(0.0); C];
@@ -338,16 +371,9 @@ impl Attend<'_> {
                 }
                 position += run;
             }
-            // What longer ones see beyond the shortest.
             for q in 1..Q {
-                for position in lengths[0]..lengths[q] {
-                    let value = self.value(position).add(first);
-                    let weight = L::splat(*scores.add(q * stride + position));
-                    for c in 0..C {
-                        let vector = L::load(value.add(c * LANES));
-                        results[q][c] = vector.mul_add(weight, results[q][c]);
-                    }
-                }
+                let (scores, from) = (scores.add(q * stride), queries[q].first.max(end));
+                self.value_by_value(scores, from..queries[q].length, first, &mut results[q]);
             }
             for q in 0..Q {
                 let query = self.tile.queries[q];
@@ -358,6 +384,56 @@ impl Attend<'_> {
                     results[q][c].div(L::splat(sums[q])).store_part(output.add(from), n);
                 }
             }
+        }
+    }
+
+    /// Adds what one query sees at some positions, of which there may be none.
+    #[inline(always)]
+    unsafe fn value_by_value<L: Lanes, const C: usize>(
+        &self,
+        scores: *const f32,
+        positions: Range<usize>,
+        first: usize,
+        result: &mut [L; C],
+    ) {
+        for position in positions {
+            // SAFETY: the position is in a page of the cache.
+            unsafe {
+                let value = self.value(position).add(first);
+                let weight = L::splat(*scores.add(position));
+                for c in 0..C {
+                    result[c] = L::load(value.add(c * LANES)).mul_add(weight, result[c]);
+                }
+            }
+        }
+    }
+
+    /// Scores become weights; returns their sum.
+    #[inline(always)]
+    unsafe fn softmax<L: Lanes>(&self, query: Query, scores: *mut f32) -> f32 {
+        let AttentionOptions { softcap, alibi, .. } = self.heads.options;
+        let count = query.length - query.first;
+        // SAFETY: there are scores up to `length` and room for sixteen more; a slope a head.
+        unsafe {
+            let scores = scores.add(query.first);
+            if softcap.is_none() && alibi.is_none() {
+                return softmax::<L>(scores, count, self.heads.scale);
+            }
+            let slope = alibi.map(|slopes| slopes[query.head]);
+            let scale = L::splat(self.heads.scale);
+            for i in (0..count).step_by(LANES) {
+                let mut score = L::load(scores.add(i)).mul(scale);
+                if let Some(bound) = softcap {
+                    score = exp::softcap(score, bound);
+                }
+                if let Some(slope) = slope {
+                    // Whole numbers, exact.
+                    let ahead = L::splat(i as f32 - (count - 1) as f32).add(L::load(UP.as_ptr()));
+                    score = ahead.mul_add(L::splat(slope), score);
+                }
+                score.store(scores.add(i));
+            }
+            softmax::<L>(scores, count, 1.0)
         }
     }
 

@@ -6,7 +6,7 @@
 //! - Token ids, gathered rows, caches, pages and rotary positions exist.
 //! - Spans cover rows of the batch, no row twice, and no page is written by two of them.
 
-use crate::{KvCache, RopeTable, Rows, Span, Step, Weights, attention, linear};
+use crate::{AttentionOptions, KvCache, Rows, Span, Step, Weights, attention, linear};
 
 /// Checks all steps; returns the floats of scratch that each thread needs.
 ///
@@ -39,9 +39,7 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
         Step::Embedding { tokens, table, output } => {
             inside(arena, &[output])?;
             shape("tokens", tokens.len(), output.rows)?;
-            let rows = table.len() / output.width;
-            shape("table elements", table.len(), rows * output.width)?;
-            indices("token", tokens, rows)?;
+            indices("token", tokens, table_rows(table, output.width)?)?;
         }
         Step::Gather { input, rows, output } => {
             inside(arena, &[input, output])?;
@@ -72,16 +70,42 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
             same_or_apart(output, &[left, right])?;
             apart(output, &[sum])?;
         }
+        Step::LayerNorm { input, gain, bias, output, .. } => {
+            elementwise(arena, &[input], output)?;
+            shape("gains", gain.map_or(input.width, <[f32]>::len), input.width)?;
+            shape("biases", bias.map_or(input.width, <[f32]>::len), input.width)?;
+        }
+        Step::HeadNorm { input, gain, head_width, output, .. } => {
+            elementwise(arena, &[input], output)?;
+            heads(input, head_width)?;
+            let expected = if gain.len() == head_width { head_width } else { input.width };
+            shape("gains", gain.len(), expected)?;
+        }
+        Step::Positions { table, spans, output } => {
+            inside(arena, &[output])?;
+            spans_cover(spans, output.rows)?;
+            positions(spans, table_rows(table, output.width)?)?;
+        }
         Step::Rotate { input, table, spans, output } => {
             inside(arena, &[input, output])?;
             same_shape(&[input, output])?;
             same_or_apart(output, &[input])?;
-            let whole = input.width.is_multiple_of(table.head_width());
-            ensure!(whole, "rows of {} are no heads of {}", input.width, table.head_width());
+            heads(input, table.head_width())?;
             spans_cover(spans, input.rows)?;
-            turns(table, spans)?;
+            positions(spans, table.positions())?;
         }
-        Step::Attend { query, key, value, cache, spans, query_heads, rotary, output, .. } => {
+        Step::Attend {
+            query,
+            key,
+            value,
+            cache,
+            spans,
+            query_heads,
+            rotary,
+            options,
+            output,
+            ..
+        } => {
             inside(arena, &[query, key, value, output])?;
             same_shape(&[query, output])?;
             same_shape(&[key, value])?;
@@ -94,11 +118,12 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
             let grouped = query_heads > 0 && query_heads.is_multiple_of(heads);
             ensure!(grouped, "{query_heads} query heads over {heads} key heads");
             shape("width of queries", query.width, query_heads * width)?;
+            attention_options(options, query_heads)?;
             spans_cover(spans, query.rows)?;
             let longest = pages(cache, spans)?;
             if let Some(table) = rotary {
                 shape("head of the rotary table", table.head_width(), width)?;
-                turns(table, spans)?;
+                positions(spans, table.positions())?;
             }
             let scratch = attention::scratch(width.next_multiple_of(16), longest);
             return scratch.ok_or_else(|| format!("a context of {longest}"));
@@ -107,6 +132,16 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
         Step::Gate { gate, up, output, .. } => elementwise(arena, &[gate, up], output)?,
         Step::Add { left, right, output } | Step::Multiply { left, right, output } => {
             elementwise(arena, &[left, right], output)?;
+        }
+        Step::Scale { input, output, .. } => elementwise(arena, &[input], output)?,
+        Step::Softcap { input, bound, output } => {
+            elementwise(arena, &[input], output)?;
+            ensure!(bounds(bound), "a softcap at {bound}");
+        }
+        Step::Clamp { input, low, high, output } => {
+            elementwise(arena, &[input], output)?;
+            let ordered = low <= high;
+            ensure!(ordered, "a clamp between {low} and {high}");
         }
     }
     Ok(0)
@@ -185,12 +220,36 @@ fn spans_cover(spans: &[Span<'_>], rows: usize) -> Checked {
     shape("rows of spans", next, rows)
 }
 
-fn turns(table: &RopeTable, spans: &[Span<'_>]) -> Checked {
+fn positions(spans: &[Span<'_>], count: usize) -> Checked {
     for span in spans {
         let end = span.position.checked_add(span.rows);
-        let fits = end.is_some_and(|end| end <= table.positions());
-        ensure!(fits, "position {} of {}", span.position, table.positions());
+        ensure!(end.is_some_and(|end| end <= count), "position {} of {count}", span.position);
     }
+    Ok(())
+}
+
+fn table_rows(table: Weights<'_>, width: usize) -> Checked<usize> {
+    let rows = table.len() / width;
+    shape("table elements", table.len(), rows * width)?;
+    Ok(rows)
+}
+
+fn heads(input: Rows, width: usize) -> Checked {
+    let whole = width > 0 && input.width.is_multiple_of(width);
+    ensure!(whole, "rows of {} are no heads of {width}", input.width);
+    Ok(())
+}
+
+/// Whether a softcap's bound is one.
+fn bounds(bound: f32) -> bool {
+    bound > 0.0 && bound.is_finite()
+}
+
+fn attention_options(options: AttentionOptions<'_>, query_heads: usize) -> Checked {
+    let AttentionOptions { softcap, alibi, window } = options;
+    ensure!(softcap.is_none_or(bounds), "scores with a softcap at {softcap:?}");
+    shape("slopes", alibi.map_or(query_heads, <[f32]>::len), query_heads)?;
+    ensure!(window != Some(0), "a window of no tokens");
     Ok(())
 }
 
@@ -221,7 +280,7 @@ fn pages(cache: &KvCache, spans: &[Span<'_>]) -> Checked<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, Isa, testing};
+    use crate::{Activation, Isa, Norm, RopeTable, testing};
 
     /// What a program that does not fit panics with.
     fn refusal(caches: &mut [KvCache], step: Step<'_>) -> String {
@@ -238,6 +297,13 @@ mod tests {
         let floats = [0.0; 100];
         let weights = Weights::F32(&floats);
         let linear = |input, output| Step::Linear { input, weights, bias: None, output };
+        let head_norm = |head_width, gains| {
+            let (norm, gain) = (Norm::Rms, &floats[..gains]);
+            Step::HeadNorm { input: a, norm, gain, head_width, epsilon: 0.0, output: b }
+        };
+        let spans =
+            [7, usize::MAX].map(|position| [Span { first_row: 0, rows: 4, position, pages: &[] }]);
+        let positions = |spans| Step::Positions { table: weights, spans, output: b };
         for (step, reason) in [
             (linear(a, Rows::dense(990, 4, 10)), "outside of an arena of 1000"),
             (linear(a, Rows::dense(39, 4, 10)), "is written over"),
@@ -276,6 +342,28 @@ mod tests {
                 },
                 "is written over",
             ),
+            (
+                Step::LayerNorm {
+                    input: a,
+                    gain: None,
+                    bias: Some(&floats[..9]),
+                    epsilon: 0.0,
+                    output: b,
+                },
+                "biases: 9 where 10",
+            ),
+            (head_norm(3, 3), "rows of 10 are no heads of 3"),
+            (head_norm(0, 0), "rows of 10 are no heads of 0"),
+            (head_norm(5, 2), "gains: 2 where 10"),
+            (positions(&spans[0]), "position 7 of 10"),
+            (positions(&spans[1]), "position"),
+            (positions(&spans[0][..0]), "rows of spans: 0 where 4"),
+            (Step::Softcap { input: a, bound: 0.0, output: b }, "a softcap at 0"),
+            (
+                Step::Clamp { input: a, low: 1.0, high: f32::NAN, output: b },
+                "a clamp between 1 and NaN",
+            ),
+            (Step::Scale { input: a, factor: 1.0, output: Rows::dense(0, 4, 9) }, "width: 9"),
             (Step::Add { left: a, right: Rows::dense(40, 5, 8), output: b }, "rows: 4 where 5"),
         ] {
             let refusal = refusal(&mut [], step);
@@ -288,7 +376,7 @@ mod tests {
         let [query, key, value, output] = [0, 40, 60, 80].map(|start| Rows::dense(start, 2, 10));
         let table = RopeTable::new(5, 4, vec![0.0; 12], vec![0.0; 12]);
         let span = |first_row, rows, position, pages| Span { first_row, rows, position, pages };
-        let attend = |spans: &[Span<'_>], query_heads, cache, rotary| {
+        let attend_with = |spans: &[Span<'_>], query_heads, cache, rotary, options| {
             let mut caches = [KvCache::new(3, 16, 2, 5)];
             let scale = 1.0;
             let step = Step::Attend {
@@ -300,10 +388,16 @@ mod tests {
                 query_heads,
                 scale,
                 rotary,
+                options,
                 output,
             };
             refusal(&mut caches, step)
         };
+        let none = AttentionOptions::default();
+        let attend = |spans: &[Span<'_>], query_heads, cache, rotary| {
+            attend_with(spans, query_heads, cache, rotary, none)
+        };
+        let with = |options| attend_with(&[span(0, 2, 0, &[0])], 2, 0, None, options);
         for (refusal, reason) in [
             (attend(&[span(0, 2, 0, &[0])], 2, 1, None), "cache 1 of 1"),
             (attend(&[span(0, 2, 0, &[0])], 3, 0, None), "3 query heads over 2 key heads"),
@@ -318,6 +412,9 @@ mod tests {
                 "page 0 is written twice",
             ),
             (attend(&[span(0, 2, 5, &[0])], 2, 0, Some(&table)), "position 5 of 6"),
+            (with(AttentionOptions { window: Some(0), ..none }), "a window of no tokens"),
+            (with(AttentionOptions { alibi: Some(&[0.5]), ..none }), "slopes: 1 where 2"),
+            (with(AttentionOptions { softcap: Some(-1.0), ..none }), "a softcap at"),
         ] {
             assert!(refusal.contains(reason), "{refusal}");
         }

@@ -20,21 +20,24 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`; NaN stays.
     Relu,
+    /// `max(x, 0)²`; NaN stays.
+    SquaredRelu,
 }
 
-/// What is done to two operands, sixteen at a time.
-trait Pair {
-    unsafe fn apply<L: Lanes>(left: L, right: L) -> L;
+/// What is done to two operands, sixteen at a time; one operand is given twice.
+trait Pair: Copy {
+    unsafe fn apply<L: Lanes>(self, left: L, right: L) -> L;
 }
 
 /// Names a [`Pair`] and says what it does.
 macro_rules! pair {
     ($name:ident, |$left:ident, $right:ident| $value:expr) => {
+        #[derive(Clone, Copy)]
         struct $name;
 
         impl Pair for $name {
             #[inline(always)]
-            unsafe fn apply<L: Lanes>($left: L, $right: L) -> L {
+            unsafe fn apply<L: Lanes>(self, $left: L, $right: L) -> L {
                 // SAFETY: the machine has the instructions, says the caller.
                 unsafe { $value }
             }
@@ -48,10 +51,35 @@ pair!(SiluGate, |gate, up| exp::silu(gate).mul(up));
 pair!(GeluGate, |gate, up| exp::gelu(gate).mul(up));
 pair!(GeluTanhGate, |gate, up| exp::gelu_tanh(gate).mul(up));
 pair!(ReluGate, |gate, up| exp::relu(gate).mul(up));
+pair!(SquaredReluGate, |gate, up| exp::squared_relu(gate).mul(up));
 pair!(Silu, |input, _same| exp::silu(input));
 pair!(Gelu, |input, _same| exp::gelu(input));
 pair!(GeluTanh, |input, _same| exp::gelu_tanh(input));
 pair!(Relu, |input, _same| exp::relu(input));
+pair!(SquaredRelu, |input, _same| exp::squared_relu(input));
+
+/// Makes a [`Pair`] of numbers and says what it does with them.
+macro_rules! pair_of {
+    ($name:ident($($number:ident),+), |$input:ident| $value:expr) => {
+        #[derive(Clone, Copy)]
+        struct $name {
+            $($number: f32),+
+        }
+
+        impl Pair for $name {
+            #[inline(always)]
+            unsafe fn apply<L: Lanes>(self, $input: L, _same: L) -> L {
+                let $name { $($number),+ } = self;
+                // SAFETY: the machine has the instructions, says the caller.
+                unsafe { $value }
+            }
+        }
+    };
+}
+
+pair_of!(Scale(factor), |input| input.mul(L::splat(factor)));
+pair_of!(Softcap(bound), |input| exp::softcap(input, bound));
+pair_of!(Clamp(low, high), |input| L::splat(high).min(L::splat(low).max(input)));
 
 /// `output = activation(input)`; threads share rows and columns.
 ///
@@ -68,10 +96,11 @@ pub(crate) unsafe fn activate(
     // SAFETY: as promised by the caller.
     unsafe {
         match activation {
-            Activation::Silu => apply::<Silu>(isa, operands, output, team),
-            Activation::Gelu => apply::<Gelu>(isa, operands, output, team),
-            Activation::GeluTanh => apply::<GeluTanh>(isa, operands, output, team),
-            Activation::Relu => apply::<Relu>(isa, operands, output, team),
+            Activation::Silu => apply(isa, Silu, operands, output, team),
+            Activation::Gelu => apply(isa, Gelu, operands, output, team),
+            Activation::GeluTanh => apply(isa, GeluTanh, operands, output, team),
+            Activation::Relu => apply(isa, Relu, operands, output, team),
+            Activation::SquaredRelu => apply(isa, SquaredRelu, operands, output, team),
         }
     }
 }
@@ -87,10 +116,11 @@ pub(crate) unsafe fn gate(
     // SAFETY: as promised by the caller.
     unsafe {
         match activation {
-            Activation::Silu => apply::<SiluGate>(isa, operands, output, team),
-            Activation::Gelu => apply::<GeluGate>(isa, operands, output, team),
-            Activation::GeluTanh => apply::<GeluTanhGate>(isa, operands, output, team),
-            Activation::Relu => apply::<ReluGate>(isa, operands, output, team),
+            Activation::Silu => apply(isa, SiluGate, operands, output, team),
+            Activation::Gelu => apply(isa, GeluGate, operands, output, team),
+            Activation::GeluTanh => apply(isa, GeluTanhGate, operands, output, team),
+            Activation::Relu => apply(isa, ReluGate, operands, output, team),
+            Activation::SquaredRelu => apply(isa, SquaredReluGate, operands, output, team),
         }
     }
 }
@@ -98,17 +128,41 @@ pub(crate) unsafe fn gate(
 /// `output = left + right`
 pub(crate) unsafe fn add(isa: Isa, left: View, right: View, output: View, team: &Team<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { apply::<Sum>(isa, [left, right], output, team) }
+    unsafe { apply(isa, Sum, [left, right], output, team) }
 }
 
 /// `output = left · right`
 pub(crate) unsafe fn multiply(isa: Isa, left: View, right: View, output: View, team: &Team<'_>) {
     // SAFETY: as promised by the caller.
-    unsafe { apply::<Product>(isa, [left, right], output, team) }
+    unsafe { apply(isa, Product, [left, right], output, team) }
+}
+
+/// `output = factor · input`
+pub(crate) unsafe fn scale(isa: Isa, factor: f32, input: View, output: View, team: &Team<'_>) {
+    // SAFETY: as promised by the caller.
+    unsafe { apply(isa, Scale { factor }, [input, input], output, team) }
+}
+
+/// `output = bound · tanh(input / bound)`
+pub(crate) unsafe fn softcap(isa: Isa, bound: f32, input: View, output: View, team: &Team<'_>) {
+    // SAFETY: as promised by the caller.
+    unsafe { apply(isa, Softcap { bound }, [input, input], output, team) }
+}
+
+/// `output = min(max(input, low), high)`
+pub(crate) unsafe fn clamp(
+    isa: Isa,
+    [low, high]: [f32; 2],
+    input: View,
+    output: View,
+    team: &Team<'_>,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe { apply(isa, Clamp { low, high }, [input, input], output, team) }
 }
 
 /// Threads share the rows; of a few rows, the columns too.
-unsafe fn apply<P: Pair>(isa: Isa, operands: [View; 2], output: View, team: &Team<'_>) {
+unsafe fn apply<P: Pair>(isa: Isa, pair: P, operands: [View; 2], output: View, team: &Team<'_>) {
     let few = output.rows < 4 * team.threads();
     let (rows, columns) = if few {
         (0..output.rows, team.part(output.width, 4 * LANES))
@@ -124,7 +178,6 @@ unsafe fn apply<P: Pair>(isa: Isa, operands: [View; 2], output: View, team: &Tea
         unsafe {
             let [left, right] = operands.map(|view| view.row(row).add(columns.start).cast_const());
             let output = output.row(row).add(columns.start);
-            let pair = std::marker::PhantomData::<P>;
             isa.run(Apply { left, right, output, n, pair });
         }
     }
@@ -136,7 +189,7 @@ struct Apply<P> {
     right: *const f32,
     output: *mut f32,
     n: usize,
-    pair: std::marker::PhantomData<P>,
+    pair: P,
 }
 
 impl<P: Pair> Kernel for Apply<P> {
@@ -144,19 +197,19 @@ impl<P: Pair> Kernel for Apply<P> {
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Apply { left, right, output, n, .. } = self;
+        let Apply { left, right, output, n, pair } = self;
         let whole = n - n % LANES;
         let mut i = 0;
         // SAFETY: all three have `n` elements.
         unsafe {
             while i < whole {
-                P::apply(L::load(left.add(i)), L::load(right.add(i))).store(output.add(i));
+                pair.apply(L::load(left.add(i)), L::load(right.add(i))).store(output.add(i));
                 i += LANES;
             }
             let n = n - whole;
             if n > 0 {
                 let (a, b) = (L::load_part(left.add(i), n), L::load_part(right.add(i), n));
-                P::apply(a, b).store_part(output.add(i), n);
+                pair.apply(a, b).store_part(output.add(i), n);
             }
         }
     }
@@ -167,8 +220,13 @@ mod tests {
     use crate::testing::{bits, noise, run};
     use crate::{Activation, Isa, Rows, Step};
 
-    const ALL: [Activation; 4] =
-        [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu];
+    const ALL: [Activation; 5] = [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::SquaredRelu,
+    ];
 
     #[test]
     fn gates_are_activations_times_the_other_operand_in_any_place() {
@@ -217,6 +275,45 @@ mod tests {
                 let (a, b) = (arena[i], arena[rows * width + i]);
                 assert_eq!(after[2 * rows * width + i].to_bits(), (a + b).to_bits());
                 assert_eq!(after[3 * rows * width + i].to_bits(), (a * b).to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn scaling_capping_and_clamping_are_what_plain_arithmetic_says_in_any_place() {
+        let (rows, width) = (6, 35);
+        let n = rows * width;
+        let mut arena = noise(4 * n, 13);
+        arena[..n].iter_mut().for_each(|x| *x *= 9.0);
+        arena[7] = f32::NAN;
+        let place = |i: usize| Rows::dense(i * n, rows, width);
+        let input = place(0);
+        let (factor, bound, [low, high]) = (12.5, 3.0, [-2.0, 4.5]);
+        let steps = |input, outputs: [Rows; 3]| {
+            [
+                Step::Scale { input, factor, output: outputs[0] },
+                Step::Softcap { input, bound, output: outputs[1] },
+                Step::Clamp { input, low, high, output: outputs[2] },
+            ]
+        };
+        let plain = run(Isa::Plain, 1, &arena, &mut [], &steps(input, [1, 2, 3].map(place)));
+        for isa in Isa::available() {
+            for threads in [1, 2, 3] {
+                let steps = steps(input, [1, 2, 3].map(place));
+                let after = run(isa, threads, &arena, &mut [], &steps);
+                for i in (0..n).filter(|&i| i != 7) {
+                    let x = arena[i];
+                    assert_eq!(after[n + i].to_bits(), (x * factor).to_bits());
+                    assert!((after[2 * n + i] - bound * (x / bound).tanh()).abs() < 1e-6);
+                    assert_eq!(after[2 * n + i].to_bits(), plain[2 * n + i].to_bits());
+                    assert_eq!(after[3 * n + i], x.clamp(low, high));
+                }
+                assert!([1, 2, 3].iter().all(|i| after[i * n + 7].is_nan()));
+            }
+            for (i, step) in steps(input, [input; 3]).into_iter().enumerate() {
+                let after = run(isa, 2, &arena, &mut [], &[step]);
+                let apart = &plain[(i + 1) * n..][..n];
+                assert_eq!(bits(&after[8..n]), bits(&apart[8..]));
             }
         }
     }

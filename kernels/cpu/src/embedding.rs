@@ -3,7 +3,8 @@
 #![allow(unsafe_code, reason = "threads write disjoint rows of one arena")]
 
 use crate::{
-    Isa, Team, Weights,
+    Isa, Span, Team, Weights,
+    cache::RowWalk,
     isa::Kernel,
     lanes::{Element, LANES, Lanes},
     rows::View,
@@ -21,23 +22,38 @@ pub(crate) unsafe fn embedding(
     output: View,
     team: &Team<'_>,
 ) {
-    let width = output.width;
     for row in team.part(tokens.len(), 1) {
-        let from = tokens[row] as usize * width;
-        let part = table.part(from..from + width);
         // SAFETY: there is a row for each token; this one is this thread's.
-        unsafe {
-            let to = output.row(row);
-            let n = width;
-            match part {
-                Weights::F32(table) => isa.run(Widen { from: table.as_ptr(), to, n }),
-                Weights::F16(bits) => {
-                    isa.run(Widen { from: bits.as_ptr().cast::<f16>(), to, n });
-                }
-                Weights::BF16(bits) => {
-                    isa.run(Widen { from: bits.as_ptr().cast::<bf16>(), to, n });
-                }
-            }
+        unsafe { widen(isa, table, tokens[row] as usize, output.row(row), output.width) };
+    }
+}
+
+/// `output[r] = table[position of r]`; threads share the rows.
+///
+/// # Safety
+/// Positions are rows of the table, and the spans cover the output, as checked.
+pub(crate) unsafe fn positions(
+    isa: Isa,
+    table: Weights<'_>,
+    spans: &[Span<'_>],
+    output: View,
+    team: &Team<'_>,
+) {
+    let mut rows = RowWalk::new(spans, team);
+    while let Some((_, row, position)) = rows.next() {
+        // SAFETY: as promised by the caller; the row is this thread's.
+        unsafe { widen(isa, table, position, output.row(row), output.width) };
+    }
+}
+
+/// One row of a table, `n` wide.
+unsafe fn widen(isa: Isa, table: Weights<'_>, row: usize, to: *mut f32, n: usize) {
+    // SAFETY: the part is `n` long, and so is the row of the output.
+    unsafe {
+        match table.part(row * n..(row + 1) * n) {
+            Weights::F32(table) => isa.run(Widen { from: table.as_ptr(), to, n }),
+            Weights::F16(bits) => isa.run(Widen { from: bits.as_ptr().cast::<f16>(), to, n }),
+            Weights::BF16(bits) => isa.run(Widen { from: bits.as_ptr().cast::<bf16>(), to, n }),
         }
     }
 }
@@ -81,7 +97,7 @@ impl<E: Element> Kernel for Widen<E> {
 #[cfg(test)]
 mod tests {
     use crate::testing::{KINDS, Table, noise, run};
-    use crate::{Isa, Rows, Step, convert};
+    use crate::{Isa, Rows, Span, Step, convert};
 
     #[test]
     fn rows_of_tables_are_widened_and_rows_of_matrices_copied() {
@@ -105,6 +121,28 @@ mod tests {
                         assert!(r == 4 || after[2 + r * 40 + width..][..3] == [0.25; 3]);
                     }
                     assert_eq!(after[202..][..2 * width], [row(7), row(10)].concat());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn positions_pick_the_rows_of_a_learned_table() {
+        let width = 37;
+        let span = |first_row, rows, position| Span { first_row, rows, position, pages: &[] };
+        let spans = [span(0, 2, 9), span(2, 1, 0), span(3, 2, 5)];
+        for kind in KINDS {
+            let table = Table::new(kind, &noise(11 * width, 4));
+            let floats = convert::to_vec(table.weights());
+            let output = Rows::dense(3, 5, width);
+            let step = Step::Positions { table: table.weights(), spans: &spans, output };
+            for isa in Isa::available() {
+                for threads in [1, 3] {
+                    let after = run(isa, threads, &[0.25; 200], &mut [], &[step]);
+                    for (row, position) in [9, 10, 0, 5, 6].into_iter().enumerate() {
+                        let expected = &floats[position * width..][..width];
+                        assert_eq!(&after[3 + row * width..][..width], expected);
+                    }
                 }
             }
         }

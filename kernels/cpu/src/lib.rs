@@ -37,9 +37,11 @@ mod testing;
 mod weights;
 
 pub use arena::Arena;
+pub use attention::AttentionOptions;
 pub use cache::{KvCache, Span};
 pub use elementwise::Activation;
 pub use isa::{Isa, UnknownIsa};
+pub use norm::Norm;
 pub use pool::{Pool, Team, split_range};
 pub use program::{Executor, Step};
 pub use rope::RopeTable;

@@ -6,8 +6,9 @@
 #![allow(unsafe_code, reason = "threads write disjoint parts of one arena")]
 
 use crate::{
-    Activation, Arena, Isa, KvCache, Pool, RopeTable, Rows, Span, Team, Weights, attention,
-    cache::CacheView, check, elementwise, embedding, linear, norm, rope, rows::View,
+    Activation, Arena, AttentionOptions, Isa, KvCache, Norm, Pool, RopeTable, Rows, Span, Team,
+    Weights, attention, cache::CacheView, check, elementwise, embedding, linear, norm, rope,
+    rows::View,
 };
 
 /// One kernel call. Matrices are places in the arena; all with a row a token (or a row an
@@ -69,6 +70,44 @@ pub enum Step<'a> {
         /// `[rows, n]`; may be one of the summands, not `sum`.
         output: Rows,
     },
+    /// `output = (input - mean) / sqrt(mean((input - mean)²) + epsilon) · gain + bias`, row by
+    /// row.
+    LayerNorm {
+        /// `[rows, n]`
+        input: Rows,
+        /// `[n]`; ones if there is none.
+        gain: Option<&'a [f32]>,
+        /// `[n]`; zeros if there is none.
+        bias: Option<&'a [f32]>,
+        /// Keeps the root away from zero.
+        epsilon: f32,
+        /// `[rows, n]`; may be the input.
+        output: Rows,
+    },
+    /// A norm of each head by itself.
+    HeadNorm {
+        /// `[rows, heads · head_width]`
+        input: Rows,
+        /// Which norm.
+        norm: Norm,
+        /// `[head_width]`, the same for all heads, or `[heads · head_width]`.
+        gain: &'a [f32],
+        /// Elements of a head.
+        head_width: usize,
+        /// Keeps the root away from zero.
+        epsilon: f32,
+        /// May be the input.
+        output: Rows,
+    },
+    /// Rows of a table by position: `output[r] = table[position of r]`.
+    Positions {
+        /// `[positions, width]`
+        table: Weights<'a>,
+        /// Positions of the rows, all less than the table's rows.
+        spans: &'a [Span<'a>],
+        /// `[rows, width]`
+        output: Rows,
+    },
     /// Turns each head by its row's position.
     Rotate {
         /// `[rows, heads · head_width]`
@@ -98,6 +137,8 @@ pub enum Step<'a> {
         scale: f32,
         /// Turns queries and keys on the way.
         rotary: Option<&'a RopeTable>,
+        /// What else happens to scores; the default is nothing.
+        options: AttentionOptions<'a>,
         /// `[rows, query_heads · head_width]`; apart from all operands.
         output: Rows,
     },
@@ -137,6 +178,35 @@ pub enum Step<'a> {
         /// A factor.
         right: Rows,
         /// May be one of the operands.
+        output: Rows,
+    },
+    /// `output = factor · input`
+    Scale {
+        /// What is scaled.
+        input: Rows,
+        /// By what.
+        factor: f32,
+        /// May be the input.
+        output: Rows,
+    },
+    /// `output = bound · tanh(input / bound)`
+    Softcap {
+        /// What is bounded.
+        input: Rows,
+        /// More than zero, and finite.
+        bound: f32,
+        /// May be the input.
+        output: Rows,
+    },
+    /// `output = min(max(input, low), high)`; NaN stays.
+    Clamp {
+        /// What is bounded.
+        input: Rows,
+        /// The least.
+        low: f32,
+        /// The greatest, at least `low`.
+        high: f32,
+        /// May be the input.
         output: Rows,
     },
 }
@@ -254,6 +324,17 @@ impl Shared {
                     let summands = [view(left), view(right)];
                     norm::add_rms_norm(isa, summands, gain, epsilon, view(sum), view(output), team);
                 }
+                Step::LayerNorm { input, gain, bias, epsilon, output } => {
+                    let (input, output) = (view(input), view(output));
+                    norm::layer_norm(isa, input, gain, bias, epsilon, output, team);
+                }
+                Step::HeadNorm { input, norm, gain, head_width, epsilon, output } => {
+                    let heads = norm::Heads { norm, gain, head_width, epsilon };
+                    norm::head_norm(isa, view(input), heads, view(output), team);
+                }
+                Step::Positions { table, spans, output } => {
+                    embedding::positions(isa, table, spans, view(output), team);
+                }
                 Step::Rotate { input, table, spans, output } => {
                     rope::rotate(isa, view(input), table, spans, view(output), team);
                 }
@@ -266,13 +347,14 @@ impl Shared {
                     query_heads,
                     scale,
                     rotary,
+                    options,
                     output,
                 } => {
                     let cache = self.caches[cache];
                     let (key, value) = (view(key), view(value));
                     attention::write(isa, key, value, &cache, spans, rotary, scratch, team);
                     team.wait();
-                    let heads = attention::Heads { query_heads, scale, rotary };
+                    let heads = attention::Heads { query_heads, scale, rotary, options };
                     attention::attend(
                         isa,
                         view(query),
@@ -296,6 +378,15 @@ impl Shared {
                 }
                 Step::Multiply { left, right, output } => {
                     elementwise::multiply(isa, view(left), view(right), view(output), team);
+                }
+                Step::Scale { input, factor, output } => {
+                    elementwise::scale(isa, factor, view(input), view(output), team);
+                }
+                Step::Softcap { input, bound, output } => {
+                    elementwise::softcap(isa, bound, view(input), view(output), team);
+                }
+                Step::Clamp { input, low, high, output } => {
+                    elementwise::clamp(isa, [low, high], view(input), view(output), team);
                 }
             }
         }

@@ -11,13 +11,15 @@ use crate::{
 };
 
 /// Cosines and sines of every position's angles. Pairs are halves: element `i` of a head turns
-/// with element `i + rotated/2`; elements from `rotated` on are left as they are.
+/// with element `i + rotated/2`; or, [interleaved](RopeTable::interleaved), element `2·i` with
+/// element `2·i + 1`. Elements from `rotated` on are left as they are.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     pub(crate) cos: Vec<f32>,
     pub(crate) sin: Vec<f32>,
     head_width: usize,
     pub(crate) half: usize,
+    interleaved: bool,
 }
 
 impl RopeTable {
@@ -37,7 +39,13 @@ impl RopeTable {
             cos.len(),
             sin.len()
         );
-        RopeTable { cos, sin, head_width, half }
+        RopeTable { cos, sin, head_width, half, interleaved: false }
+    }
+
+    /// The same angles for pairs of neighbours.
+    #[must_use]
+    pub fn interleaved(self) -> RopeTable {
+        RopeTable { interleaved: true, ..self }
     }
 
     /// Positions it reaches.
@@ -68,6 +76,13 @@ impl RopeTable {
         unsafe {
             let (cos, sin) = (self.cos.as_ptr().add(from), self.sin.as_ptr().add(from));
             let mut i = 0;
+            while self.interleaved && i < half {
+                let (c, s) = (*cos.add(i), *sin.add(i));
+                let (even, odd) = (*input.add(2 * i), *input.add(2 * i + 1));
+                *output.add(2 * i) = even * c - odd * s;
+                *output.add(2 * i + 1) = odd * c + even * s;
+                i += 1;
+            }
             while i < half {
                 let n = (half - i).min(LANES);
                 let (c, s) = (L::load_part(cos.add(i), n), L::load_part(sin.add(i), n));
@@ -137,8 +152,8 @@ mod tests {
     use crate::testing::{bits, noise, run};
     use crate::{Rows, Step};
 
-    #[test]
-    fn heads_turn_by_their_positions_and_the_rest_stays() {
+    /// Checks a table's turns against exact ones; `pairs` says which elements turn together.
+    fn heads_turn(interleaved: bool, pairs: impl Fn(usize) -> [usize; 2]) {
         let (head_width, rotated, rows) = (44, 34, 7);
         let half = rotated / 2;
         let angles: Vec<f64> = (0..100 * half).map(|i| i as f64 * 0.37).collect();
@@ -148,6 +163,7 @@ mod tests {
             angles.iter().map(|a| a.cos() as f32).collect(),
             angles.iter().map(|a| a.sin() as f32).collect(),
         );
+        let table = if interleaved { table.interleaved() } else { table };
         assert_eq!(table.positions(), 100);
         let width = 2 * head_width;
         let mut arena = noise(rows * width, 6);
@@ -169,10 +185,11 @@ mod tests {
                 let (before, after) = (&arena[from..], &plain[rows * width + from..]);
                 for i in 0..half {
                     let (sin, cos) = angles[position * half + i].sin_cos();
-                    let (low, high) = (f64::from(before[i]), f64::from(before[half + i]));
+                    let [first, second] = pairs(i);
+                    let (low, high) = (f64::from(before[first]), f64::from(before[second]));
                     let error = |value: f32, exact: f64| (f64::from(value) - exact).abs();
-                    assert!(error(after[i], low * cos - high * sin) < 2e-7);
-                    assert!(error(after[half + i], high * cos + low * sin) < 2e-7);
+                    assert!(error(after[first], low * cos - high * sin) < 2e-7);
+                    assert!(error(after[second], high * cos + low * sin) < 2e-7);
                 }
                 assert_eq!(after[rotated..head_width], before[rotated..head_width]);
             }
@@ -185,5 +202,15 @@ mod tests {
             let turned = run(isa, 2, &arena, &mut [], &[in_place]);
             assert_eq!(bits(&turned[..rows * width]), bits(&plain[rows * width..]));
         }
+    }
+
+    #[test]
+    fn heads_turn_by_their_positions_and_the_rest_stays() {
+        heads_turn(false, |i| [i, 17 + i]);
+    }
+
+    #[test]
+    fn neighbours_turn_together_where_pairs_are_interleaved() {
+        heads_turn(true, |i| [2 * i, 2 * i + 1]);
     }
 }

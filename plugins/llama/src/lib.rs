@@ -12,13 +12,14 @@ struct Llama {
     rotates: Vec<i64>,
 }
 
-/// What a source (the first four) or a checkpoint may ask for and the graph below does not have.
-fn only() -> [(&'static str, SettingValue); 6] {
+/// What a source (the first three) or a checkpoint may ask for and the graph below does not have.
+fn only() -> [(&'static str, SettingValue); 7] {
     [
         ("use_sliding_window", false.into()),
         ("layer_types", vec!["full_attention".to_string()].into()),
-        ("partial_rotary_factor", 1.0.into()),
         ("num_local_experts", 0.into()),
+        ("partial_rotary_factor", 1.0.into()),
+        ("rope_parameters.partial_rotary_factor", 1.0.into()),
         ("residual_mlp", false.into()),
         ("moe.num_experts", 0.into()),
     ]
@@ -45,7 +46,7 @@ impl Architecture for Llama {
             integers("no_rope_layers", ABSENT, "A zero for each block that does not rotate."),
             integer("no_rope_layer_interval", default(4), "SmolLM3: every how many one does not."),
         ];
-        [own, Base::source_fields(), Rope::source_fields(), fixed(&only()[..4])].concat()
+        [own, Base::source_fields(), Rope::source_fields(), fixed(&only()[..3])].concat()
     }
 
     fn fields() -> Vec<Field> {
@@ -54,7 +55,7 @@ impl Architecture for Llama {
             flag("mlp_bias", default(false), "Whether feed-forward layers have biases."),
             integers("no_rope_layers", ABSENT, "A zero for each block that does not rotate."),
         ];
-        [own, Base::fields(), Rope::fields(), usual(&only()[4..])].concat()
+        [own, Base::fields(), Rope::fields(), usual(&only()[5..])].concat()
     }
 
     fn configure(source: &Settings) -> Result<Vec<Setting>, Refusal> {
@@ -95,47 +96,38 @@ impl Model for Llama {
     }
 
     fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let Base { heads, key_heads: few, head_width, .. } = self.base;
-        let (q, k) = (query_heads(heads, head_width), key_heads(few, head_width));
-        let (hidden, inner) = (plain(self.base.hidden), feed_forward(self.base.inner));
-        let table = [vocabulary(self.base.vocabulary), hidden];
-        let qkv = [("self_attn.q_proj", q), ("self_attn.k_proj", k), ("self_attn.v_proj", k)];
-        let mut all = Parameters::new(at, dialect).gguf_pairs(head_width);
+        let (base, attention_bias) = (&self.base, self.attention_bias);
+        let (hidden, q) = (base.width(), base.queries());
+        let mut all = Parameters::new(at, dialect).gguf_pairs(base.head_width);
         match at {
-            Place::Embed => all.linear("vocab_embedding", "model.embed_tokens", table, false),
-            Place::Head => match self.base.tied {
-                true => all.tied("lm_head", "vocab_embedding"),
-                false => all.linear("lm_head", "lm_head", table, false),
+            Place::Embed => {
+                all.linear("vocab_embedding", "model.embed_tokens", base.table(), false)
             }
-            .norm("ln_f", "model.norm", hidden),
+            Place::Head => all.head("lm_head", base, false).norm("ln_f", "model.norm", hidden),
             Place::Block(_) => all
                 .norm("input_layernorm", "input_layernorm", hidden)
-                .joined("attention.qkv", &qkv, hidden, self.attention_bias)
-                .linear("attention.dense", "self_attn.o_proj", [hidden, q], self.attention_bias)
+                .qkv(QKV, base, attention_bias)
+                .linear("attention.dense", "self_attn.o_proj", [hidden, q], attention_bias)
                 .norm("post_layernorm", "post_attention_layernorm", hidden)
-                .linear("mlp.fc", "mlp.gate_proj", [inner, hidden], self.mlp_bias)
-                .linear("mlp.gate", "mlp.up_proj", [inner, hidden], self.mlp_bias)
-                .linear("mlp.proj", "mlp.down_proj", [hidden, inner], self.mlp_bias),
+                .gated(base, self.mlp_bias),
         };
         all.done()
     }
 
     fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let Base { heads, key_heads, head_width, rotated, epsilon, .. } = self.base;
+        let Base { head_width, rotated, epsilon, .. } = self.base;
         let x = carry[0];
         vec![match at {
             Place::Embed => g.embedding(x, g.parameter("vocab_embedding.weight")),
             Place::Head => g.dense(g.norm(x, "ln_f", epsilon), "lm_head", false),
             Place::Block(i) => {
                 let h = g.norm(x, "input_layernorm", epsilon);
-                let h = g.dense(h, "attention.qkv", self.attention_bias);
-                let widths = [heads, key_heads, key_heads].map(|n| u64::from(n * head_width));
-                let [mut q, mut k, v] = g.split(h, &widths)[..] else { unreachable!() };
+                let [mut q, mut k, v] = g.qkv(h, &self.base, self.attention_bias);
                 if self.rotates.get(i as usize) != Some(&0) {
                     let rotary = self.rope.rotary(head_width, rotated);
                     (q, k) = (g.rotate(q, &rotary), g.rotate(k, &rotary));
                 }
-                let a = g.attend(q, k, v, &Attention::new(heads, key_heads, head_width));
+                let a = g.attend(q, k, v, &self.base.attention());
                 let x = g.add(x, g.dense(a, "attention.dense", self.attention_bias));
                 let h = g.norm(x, "post_layernorm", epsilon);
                 g.add(x, g.gated(h, "mlp", &self.base.activation, self.mlp_bias))

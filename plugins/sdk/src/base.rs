@@ -2,8 +2,9 @@
 //! configs and GGUF's metadata say them.
 
 use crate::{
-    ABSENT, Field, Names, Outline, REQUIRED, Refusal, Setting, Settings, default, flag, integer,
-    number, same_as, set, text, texts,
+    ABSENT, Attention, Axis, Field, Names, Outline, REQUIRED, Refusal, Setting, Settings, default,
+    feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse, same_as, set, text,
+    texts, vocabulary,
 };
 
 /// The sizes of a decoder.
@@ -33,7 +34,25 @@ pub struct Base {
     pub activation: String,
     /// Whether the head is the embedding's table.
     pub tied: bool,
+    /// Whether queries and keys are normed.
+    pub qk_norm: bool,
 }
+
+/// Where configs say which part of a head turns.
+const PARTIAL: [&str; 3] =
+    ["partial_rotary_factor", "rotary_pct", "rope_parameters.partial_rotary_factor"];
+
+/// What configs of GPT-2's kind call the fields of every decoder.
+pub const GPT_NAMES: &[(&str, &str)] = &[
+    ("num_hidden_layers", "n_layer"),
+    ("hidden_size", "n_embd"),
+    ("intermediate_size", "n_inner"),
+    ("num_attention_heads", "n_head"),
+    ("max_position_embeddings", "n_positions"),
+    ("rms_norm_eps", "layer_norm_epsilon"),
+    ("hidden_act", "activation_function"),
+    ("bare_names", "tensor:wte.weight"),
+];
 
 /// What GGUF calls the fields that [`Base`] and [`Rope`](crate::Rope) read. `prefix` is the
 /// architecture's name there, as in `llama.block_count`; `more` are names of a plugin's own.
@@ -80,10 +99,14 @@ impl Base {
             integer("head_dim", ABSENT, "Width of a head; the heads share the width if not said."),
             integer("v_head_dim", same_as("head_dim"), "Width of a value's head."),
             integer("rotary_dim", same_as("head_dim"), "Leading elements of a head that turn."),
+            number(PARTIAL[0], ABSENT, "How much of a head turns."),
+            number(PARTIAL[1], ABSENT, "How much of a head turns."),
+            number(PARTIAL[2], ABSENT, "How much of a head turns."),
             integer("vocab_size", REQUIRED, "Entries of the vocabulary."),
             integer("max_position_embeddings", REQUIRED, "Positions that it was trained for."),
             number("rms_norm_eps", default(1e-6), "What keeps norms from dividing by zero."),
             text("hidden_act", default("silu"), "Activation of feed-forward layers."),
+            text("hidden_activation", ABSENT, "The same, and comes first."),
             integer("pretraining_tp", ABSENT, "How training was split; it changes nothing."),
             texts("architectures", ABSENT, "Which of the plugin's architectures it is."),
             flag("tie_word_embeddings", ABSENT, "Whether the head is the embedding's table."),
@@ -101,21 +124,27 @@ impl Base {
         let (hidden, heads): (u32, u32) =
             (source.get("hidden_size")?, source.get("num_attention_heads")?);
         let head_width = source.find("head_dim")?.unwrap_or(hidden / heads);
+        let part = source.first::<f64>(&PARTIAL)?.map(|part| (f64::from(head_width) * part) as u32);
+        let said: Option<u32> = source.find("rotary_dim")?;
         let own_head: bool = source.get("tensor:lm_head.weight")?;
         let base = Base {
             blocks: source.get("num_hidden_layers")?,
             hidden,
-            inner: source.get("intermediate_size")?,
+            inner: source.find("intermediate_size")?.unwrap_or(hidden.saturating_mul(4)),
             heads,
             key_heads: source.get("num_key_value_heads")?,
             head_width,
-            rotated: source.find("rotary_dim")?.unwrap_or(head_width),
+            rotated: part.or(said).unwrap_or(head_width),
             vocabulary: source.get("vocab_size")?,
             context: source.get("max_position_embeddings")?,
             epsilon: source.get("rms_norm_eps")?,
-            activation: source.get("hidden_act")?,
+            activation: match source.find("hidden_activation")? {
+                Some(activation) => activation,
+                None => source.get("hidden_act")?,
+            },
             // Some sources say it nowhere else than in the tensors that they have.
             tied: source.find("tie_word_embeddings")?.unwrap_or(!own_head),
+            qk_norm: false,
         };
         if source.find("v_head_dim")?.is_some_and(|width: u32| width != head_width) {
             return source.refuse("v_head_dim", format!("must be the key's width, {head_width}"));
@@ -152,14 +181,19 @@ impl Base {
             set("norm_epsilon", Some(self.epsilon.into())),
             set("hidden_act", Some(self.activation.as_str().into())),
             set("position_embedding_type", Some(positions.into())),
-            set("qk_layernorm", Some(false.into())),
+            set("qk_layernorm", Some(self.qk_norm.into())),
             set("tie_word_embeddings", Some(self.tied.into())),
         ]
     }
 
-    /// From a checkpoint's settings.
+    /// From a checkpoint's settings, of an architecture that norms neither queries nor keys.
     pub fn open(config: &Settings) -> Result<Base, Refusal> {
         config.check_fixed(&[("qk_layernorm", false.into())])?;
+        Base::open_normed(config)
+    }
+
+    /// From a checkpoint's settings, of one that may.
+    pub fn open_normed(config: &Settings) -> Result<Base, Refusal> {
         let base = Base {
             blocks: config.get("num_hidden_layers")?,
             hidden: config.get("hidden_size")?,
@@ -173,16 +207,68 @@ impl Base {
             epsilon: config.get("norm_epsilon")?,
             activation: config.get("hidden_act")?,
             tied: config.get("tie_word_embeddings")?,
+            qk_norm: config.get("qk_layernorm")?,
         };
         base.check(config, ["head_size", "rotary_embedding_dim", "norm_epsilon"])
+    }
+
+    /// Between blocks.
+    pub fn width(&self) -> Axis {
+        plain(self.hidden)
+    }
+
+    /// All query heads.
+    pub fn queries(&self) -> Axis {
+        query_heads(self.heads, self.head_width)
+    }
+
+    /// All key heads, and as many values.
+    pub fn keys(&self) -> Axis {
+        key_heads(self.key_heads, self.head_width)
+    }
+
+    /// Inside feed-forward layers.
+    pub fn inside(&self) -> Axis {
+        feed_forward(self.inner)
+    }
+
+    /// The embedding's table, and the head's.
+    pub fn table(&self) -> [Axis; 2] {
+        [vocabulary(self.vocabulary), self.width()]
+    }
+
+    /// Plain attention over these heads.
+    pub fn attention(&self) -> Attention {
+        Attention::new(self.heads, self.key_heads, self.head_width)
+    }
+
+    /// Checks that a plugin whose graph has one activation was asked for that, and says it as a
+    /// checkpoint does.
+    pub fn activates(&mut self, source: &str, checkpoint: &str) -> Result<(), Refusal> {
+        if self.activation != source {
+            return refuse("hidden_act", format!("`{}` is not supported", self.activation));
+        }
+        self.activation = checkpoint.into();
+        Ok(())
     }
 
     /// Whether the sizes fit together, in the words of whoever said them.
     fn check(self, said: &Settings, [head, rotary, epsilon]: [&str; 3]) -> Result<Base, Refusal> {
         // Those of the host's graph. It would stop the plugin at any other; that a model wants one
         // is the model's fault, so it is turned down here, by its key.
-        const ACTIVATIONS: [&str; 7] =
-            ["silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu"];
+        const ACTIVATIONS: [&str; 10] = [
+            "silu",
+            "swish",
+            "gelu",
+            "gelu_new",
+            "gelu_pytorch_tanh",
+            "gelu_fast",
+            "relu",
+            "relu2",
+            // What a checkpoint calls `silu` with a gate in the same tensor, and `relu2`.
+            "swiglu",
+            "squared-relu",
+        ];
         let Base { heads, key_heads, head_width, rotated, .. } = self;
         if !heads.is_multiple_of(key_heads) {
             let why = format!("{key_heads} does not divide the {heads} query heads");

@@ -25,9 +25,10 @@ mod parameter;
 mod parameters;
 mod rope;
 mod settings;
+mod windows;
 mod write;
 
-pub use base::{Base, gguf_names};
+pub use base::{Base, GPT_NAMES, gguf_names};
 pub use component::{Architecture, Component, Model};
 pub use field::{
     ABSENT, FieldExt, REQUIRED, default, field, fixed, flag, integer, integers, number, numbers,
@@ -37,9 +38,10 @@ pub use parameter::{
     ParameterExt, PartExt, concat, feed_forward, key_heads, parameter, plain, query_heads, tensor,
     tied, vocabulary,
 };
-pub use parameters::Parameters;
+pub use parameters::{Parameters, QKV};
 pub use rope::Rope;
-pub use settings::{FromSetting, Names, Settings, refuse, renamed, set};
+pub use settings::{FromSetting, Names, Settings, alibi_slopes, refuse, renamed, respelled, set};
+pub use windows::Windows;
 pub use write::BuilderExt;
 
 pub use bindings::engraft::plugin::config::{

@@ -1,6 +1,6 @@
 //! Describing one parameter: axes with meanings, tensors of the source, and how they are joined.
 
-use crate::{Axis, Joint, Meaning, Origin, Parameter, Part, Precision, Step};
+use crate::{Axis, Joint, Meaning, Origin, Parameter, Part, Precision, Range, Step};
 
 fn axis(size: u32, meaning: Meaning) -> Axis {
     Axis { size: size.into(), meaning }
@@ -42,6 +42,10 @@ pub trait PartExt {
     fn reshape(self, shape: impl IntoIterator<Item = u64>) -> Part;
     /// Output axis `i` is input axis `order[i]`.
     fn permute(self, order: impl IntoIterator<Item = u32>) -> Part;
+    /// A part of an axis.
+    fn slice(self, axis: u32, start: u64, end: u64) -> Part;
+    /// A constant more in every element.
+    fn add(self, more: f32) -> Part;
     /// Rows of rotating heads, from neighbours that turn together to halves that do: GGUF keeps
     /// the former for `llama`, the graph has the latter.
     fn pairs_to_halves(self, head_width: u64) -> Part;
@@ -55,6 +59,16 @@ impl PartExt for Part {
 
     fn permute(mut self, order: impl IntoIterator<Item = u32>) -> Part {
         self.steps.push(Step::Permute(order.into_iter().collect()));
+        self
+    }
+
+    fn slice(mut self, axis: u32, start: u64, end: u64) -> Part {
+        self.steps.push(Step::Slice(Range { axis, start, end }));
+        self
+    }
+
+    fn add(mut self, more: f32) -> Part {
+        self.steps.push(Step::Add(more));
         self
     }
 

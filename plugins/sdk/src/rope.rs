@@ -23,17 +23,25 @@ const PARTS: [(&str, Kind); 9] = [
 ];
 
 /// Parts that no graph here has, with the values that change nothing.
-const UNSUPPORTED: [(&str, SettingValue); 6] = [
+const UNSUPPORTED: [(&str, SettingValue); 5] = [
     ("mscale", SettingValue::Number(1.0)),
     ("mscale_all_dim", SettingValue::Number(0.0)),
     ("truncate", SettingValue::Flag(true)),
-    ("partial_rotary_factor", SettingValue::Number(1.0)),
     ("attn_factor", SettingValue::Number(1.0)),
     ("ext_factor", SettingValue::Number(1.0)),
 ];
 
-/// The objects of a source's config that say a scaling: transformers 4 and 5.
-const OBJECTS: [&str; 2] = ["rope_scaling", "rope_parameters"];
+/// The objects of a source's config that say a scaling: transformers 4, and transformers 5
+/// (of full attention, where blocks differ).
+const OBJECTS: [&str; 3] = ["rope_scaling", "rope_parameters", "rope_parameters.full_attention"];
+
+/// Where a source's config says the rotary base.
+const BASES: [&str; 4] = [
+    "rope_theta",
+    "rope_parameters.rope_theta",
+    "rope_parameters.full_attention.rope_theta",
+    "rotary_emb_base",
+];
 
 /// The value of a part and where it was said.
 fn find<'a>(source: &'a Settings, part: &str) -> Option<(String, &'a SettingValue)> {
@@ -58,11 +66,9 @@ enum Scaling {
 impl Rope {
     /// What is read of a source's config, in HuggingFace's words.
     pub fn source_fields() -> Vec<Field> {
-        let mut fields = vec![
-            number("rope_theta", ABSENT, "Rotary base."),
-            number("rope_parameters.rope_theta", ABSENT, "Rotary base."),
-            flag("tensor:rope_freqs.weight", ABSENT, "Whether frequencies are stored."),
-        ];
+        let stored = "Whether frequencies are stored.";
+        let mut fields = vec![flag("tensor:rope_freqs.weight", ABSENT, stored)];
+        fields.extend(BASES.map(|path| number(path, ABSENT, "Rotary base.")));
         let unsupported = UNSUPPORTED.iter().map(|(part, value)| (*part, value.kind()));
         for (part, kind) in PARTS.into_iter().chain(unsupported) {
             fields.extend(OBJECTS.map(|object| {
@@ -94,7 +100,7 @@ impl Rope {
                 source.check_fixed(&[(&format!("{object}.{part}"), value.clone())])?;
             }
         }
-        let base = source.first(&["rope_theta", "rope_parameters.rope_theta"])?.unwrap_or(base);
+        let base = source.first(&BASES)?.unwrap_or(base);
         let mut settings = vec![set("rotary_base", SettingValue::Number(base))];
         let said = find(source, "rope_type").or_else(|| find(source, "type"));
         let kind = match &said {
@@ -149,6 +155,11 @@ impl Rope {
             }
         };
         Ok(Rope { base: config.get("rotary_base")?, scaling })
+    }
+
+    /// Another base, and no scaling.
+    pub fn unscaled(base: f64) -> Rope {
+        Rope { base, scaling: None }
     }
 
     /// The options for one `rotate`. `rotated`: how many leading elements of a head turn.

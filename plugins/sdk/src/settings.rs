@@ -42,6 +42,22 @@ pub fn renamed(fields: Vec<Field>, names: &Names) -> Vec<Field> {
         .collect()
 }
 
+/// The same fields, some of them by another name.
+pub fn respelled(mut fields: Vec<Field>, names: &[(&str, &str)]) -> Vec<Field> {
+    let respell = |path: &mut String| {
+        if let Some((_, own)) = names.iter().find(|(ours, _)| ours == path) {
+            *path = (*own).into();
+        }
+    };
+    for field in &mut fields {
+        respell(&mut field.path);
+        if let Fallback::SameAs(other) = &mut field.fallback {
+            respell(other);
+        }
+    }
+    fields
+}
+
 impl Settings {
     /// Wraps what the host hands over.
     pub fn new(settings: Vec<Setting>) -> Settings {
@@ -98,6 +114,11 @@ impl Settings {
         Ok(None)
     }
 
+    /// The values of fields that a source and a checkpoint both have.
+    pub fn carry(&self, fields: &[Field]) -> Vec<Setting> {
+        fields.iter().map(|field| set(&field.path, self.value(&field.path).cloned())).collect()
+    }
+
     /// What the source's `architectures` says first, if it is in the list; else the first listed.
     pub fn architecture(&self, accepted: &[&'static str]) -> Result<&'static str, Refusal> {
         let said: Vec<String> = self.find("architectures")?.unwrap_or_default();
@@ -115,6 +136,15 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// What ALiBi's heads multiply distances by: powers of `2^(-max/n)` where `n` heads are a power of
+/// two; else those of the power below, and then every other one of the power above.
+pub fn alibi_slopes(heads: u32, max: f64) -> Vec<f64> {
+    let whole = 1 << heads.ilog2();
+    let slope = |n: u32, of: u32| 2f64.powf(-max * f64::from(n) / f64::from(of));
+    let more = (1..).step_by(2).map(|n| slope(n, 2 * whole));
+    (1..=whole).map(|n| slope(n, whole)).chain(more).take(heads as usize).collect()
 }
 
 fn same(found: &SettingValue, wanted: &SettingValue) -> bool {

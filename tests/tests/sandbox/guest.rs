@@ -117,6 +117,26 @@ impl Guest {
                 (func $norm (param i32 i32 i32 f64) (result i32)))
             (import "engraft:plugin/graph@0.1.0" "[method]builder.add"
                 (func $add (param i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.layer-norm"
+                (func $layer_norm (param i32 i32 i32 i32 i32 i32 f64) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.rms-norm-heads"
+                (func $norm_heads (param i32 i32 i32 i32 f64) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.positions"
+                (func $positions (param i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.scale"
+                (func $scale (param i32 i32 f64) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.softcap"
+                (func $softcap (param i32 i32 f64) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.clamp"
+                (func $clamp (param i32 i32 f64 f64) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[constructor]attention"
+                (func $attention (param i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]attention.window"
+                (func $window (param i32 i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]attention.softcap"
+                (func $cap (param i32 f64)))
+            (import "engraft:plugin/graph@0.1.0" "[method]attention.alibi"
+                (func $alibi (param i32 i32 i32)))
             (import "engraft:plugin/graph@0.1.0" "[constructor]rotary"
                 (func $rotary (param i32 i32 f64) (result i32)))
             (import "engraft:plugin/graph@0.1.0" "[resource-drop]builder"

@@ -263,6 +263,48 @@ fn a_call_that_does_not_fit_says_both_shapes() {
 }
 
 #[test]
+fn numbers_that_make_no_sense_are_refused_where_they_are_given() {
+    let gain = "(call $parameter (local.get 1) (i32.const 2064) (i32.const 4))";
+    let heads = |width: u32| {
+        format!(
+            "(drop (call $norm_heads (local.get 1) (i32.const 1) {gain} (i32.const {width})
+                (f64.const 1e-6)))"
+        )
+    };
+    let one = |call: &str| format!("(drop (call {call}))");
+    let attention = |call: &str| {
+        call.replace("HEADS", "(call $attention (i32.const 2) (i32.const 1) (i32.const 2))")
+    };
+    let cases = [
+        (one("$scale (local.get 1) (i32.const 1) (f64.const inf)"), "scale: factor is inf"),
+        (one("$softcap (local.get 1) (i32.const 1) (f64.const 0)"), "softcap: bound is 0.0"),
+        (
+            one("$clamp (local.get 1) (i32.const 1) (f64.const 2) (f64.const -2)"),
+            "clamp: low is 2.0: it must be less than high, -2.0",
+        ),
+        (heads(3), "its width must be a multiple of head_width, 3"),
+        (heads(0), "head_width is 0"),
+        (
+            one("$layer_norm (local.get 1) (i32.const 1) (i32.const 0) (i32.const 0)
+                (i32.const 1) (i32.const 0) (f64.const 1e-5)"),
+            "weight w0, which is of another place",
+        ),
+        (one("$positions (local.get 1) (i32.const 0)"), "weight w0, which is of another place"),
+        ("(call $window HEADS (i32.const 0))".into(), "attention: window is 0"),
+        ("(call $cap HEADS (f64.const nan))".into(), "attention: softcap is NaN"),
+        (
+            "(call $alibi HEADS (i32.const 1024) (i32.const 3))".into(),
+            "attention: alibi has 3 slopes: they must be as many as query_heads, 2",
+        ),
+    ];
+    for (call, words) in cases {
+        let error = rejected(&in_the_block(&attention(&call)));
+        assert!(matches!(*error.kind, Problem::Rejected(_)), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+#[test]
 fn calls_without_end_hit_the_budget() {
     let label = "(loop (call $label (local.get 1) (i32.const 1) (i32.const 0) (i32.const 1)) br 0)";
     let error = rejected(&in_the_block(label));

@@ -24,8 +24,13 @@ fn append(graph: &mut Graph, place: Place, op: Op) -> Tensor {
 /// A Llama of two blocks as a plugin writes it: width 8, two query heads and one key head of 4.
 fn graph() -> Graph {
     let mut g = Graph::new();
-    let r =
-        g.make_rotary(RotaryData { head_width: 4, rotated: 4, base: 1e4, scaling: Scaling::None });
+    let r = g.make_rotary(RotaryData {
+        head_width: 4,
+        rotated: 4,
+        base: 1e4,
+        scaling: Scaling::None,
+        interleaved: false,
+    });
     let epsilon = 1e-5;
     let p = g.make_place(PlaceKind::Embed);
     let table = weight(&mut g, p, "transformer.vocab_embedding.weight", &[32, 8]);
@@ -53,7 +58,7 @@ fn graph() -> Graph {
         let [q, k, value] = g.nodes[split].results[..] else { panic!("three parts") };
         let query = append(&mut g, p, Op::Rotate { input: q, rotary: r });
         let key = append(&mut g, p, Op::Rotate { input: k, rotary: r });
-        let options = AttentionData { query_heads: 2, key_heads: 1, head_width: 4, scale: 0.5 };
+        let options = AttentionData::new(2, 1, 4, 0.5);
         let attend = Op::Attend { query, key, value, cache, rotary: None, options };
         let a = append(&mut g, p, attend);
         let a = append(&mut g, p, linear(a, dense));

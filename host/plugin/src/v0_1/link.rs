@@ -27,6 +27,11 @@ fn refuse<T>(call: &str, why: String) -> Result<T> {
     Err(Rejection::Call(format!("{call}: {why}")).into())
 }
 
+/// A weight, where one is given.
+fn maybe(r: &Recorder, weight: Option<Weight>) -> Result<Option<engraft_ir::Weight>, Rejection> {
+    weight.map(|weight| r.weight(weight.index)).transpose()
+}
+
 impl State {
     /// Appends an operation with one result. `op` finds the operands.
     fn one(
@@ -49,11 +54,23 @@ impl State {
         rotary.scaling = scaling;
         rotary.check().or_else(|why| refuse("rotary", why))
     }
+
+    /// Sets one of an attention's options.
+    fn set_attention(
+        &mut self,
+        options: &Resource<AttentionData>,
+        set: impl FnOnce(&mut AttentionData),
+    ) -> Result<()> {
+        let attention = self.table.get_mut(options)?;
+        set(attention);
+        attention.check().or_else(|why| refuse("attention", why))
+    }
 }
 
 impl graph::HostRotary for State {
     fn new(&mut self, head_width: u32, rotated: u32, base: f64) -> Result<Resource<RotaryData>> {
-        let rotary = RotaryData { head_width, rotated, base, scaling: Scaling::None };
+        let scaling = Scaling::None;
+        let rotary = RotaryData { head_width, rotated, base, scaling, interleaved: false };
         rotary.check().or_else(|why| refuse("rotary", why))?;
         Ok(self.table.push(rotary)?)
     }
@@ -85,6 +102,11 @@ impl graph::HostRotary for State {
         self.scale_rotary(&rotary, Scaling::Yarn { factor, fast, slow, attention, context })
     }
 
+    fn interleaved(&mut self, rotary: Resource<RotaryData>) -> Result<()> {
+        self.table.get_mut(&rotary)?.interleaved = true;
+        Ok(())
+    }
+
     fn drop(&mut self, rotary: Resource<RotaryData>) -> Result<()> {
         self.table.delete(rotary)?;
         Ok(())
@@ -99,15 +121,25 @@ impl graph::HostAttention for State {
         head_width: u32,
     ) -> Result<Resource<AttentionData>> {
         let scale = 1.0 / f64::from(head_width.max(1)).sqrt();
-        let attention = AttentionData { query_heads, key_heads, head_width, scale };
+        let attention = AttentionData::new(query_heads, key_heads, head_width, scale);
         attention.check().or_else(|why| refuse("attention", why))?;
         Ok(self.table.push(attention)?)
     }
 
     fn scale(&mut self, attention: Resource<AttentionData>, factor: f64) -> Result<()> {
-        let attention = self.table.get_mut(&attention)?;
-        attention.scale = factor;
-        attention.check().or_else(|why| refuse("attention", why))
+        self.set_attention(&attention, |attention| attention.scale = factor)
+    }
+
+    fn window(&mut self, attention: Resource<AttentionData>, tokens: u32) -> Result<()> {
+        self.set_attention(&attention, |attention| attention.window = Some(tokens))
+    }
+
+    fn softcap(&mut self, attention: Resource<AttentionData>, bound: f64) -> Result<()> {
+        self.set_attention(&attention, |attention| attention.softcap = Some(bound))
+    }
+
+    fn alibi(&mut self, attention: Resource<AttentionData>, slopes: Vec<f64>) -> Result<()> {
+        self.set_attention(&attention, |attention| attention.alibi = Some(slopes))
     }
 
     fn drop(&mut self, attention: Resource<AttentionData>) -> Result<()> {
@@ -132,6 +164,10 @@ impl graph::HostBuilder for State {
         })
     }
 
+    fn positions(&mut self, b: Resource<Recorder>, table: Weight) -> Result<Value> {
+        self.one(&b, |r| Ok(Op::Positions { table: r.weight(table.index)? }))
+    }
+
     fn linear(
         &mut self,
         b: Resource<Recorder>,
@@ -140,7 +176,7 @@ impl graph::HostBuilder for State {
         bias: Option<Weight>,
     ) -> Result<Value> {
         self.one(&b, |r| {
-            let bias = bias.map(|bias| r.weight(bias.index)).transpose()?;
+            let bias = maybe(r, bias)?;
             Ok(Op::Linear { input: r.value(input.index)?, weight: r.weight(weight.index)?, bias })
         })
     }
@@ -171,6 +207,49 @@ impl graph::HostBuilder for State {
         })
     }
 
+    fn layer_norm(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        weight: Option<Weight>,
+        bias: Option<Weight>,
+        epsilon: f64,
+    ) -> Result<Value> {
+        self.one(&b, |r| {
+            let input = r.value(input.index)?;
+            let (weight, bias) = (maybe(r, weight)?, maybe(r, bias)?);
+            Ok(Op::LayerNorm { input, weight, bias, epsilon })
+        })
+    }
+
+    fn rms_norm_heads(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        weight: Weight,
+        head_width: u32,
+        epsilon: f64,
+    ) -> Result<Value> {
+        self.one(&b, |r| {
+            let (input, weight) = (r.value(input.index)?, r.weight(weight.index)?);
+            Ok(Op::RmsNormHeads { input, weight, head_width, epsilon })
+        })
+    }
+
+    fn layer_norm_heads(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        weight: Weight,
+        head_width: u32,
+        epsilon: f64,
+    ) -> Result<Value> {
+        self.one(&b, |r| {
+            let (input, weight) = (r.value(input.index)?, r.weight(weight.index)?);
+            Ok(Op::LayerNormHeads { input, weight, head_width, epsilon })
+        })
+    }
+
     fn rotate(
         &mut self,
         b: Resource<Recorder>,
@@ -192,7 +271,7 @@ impl graph::HostBuilder for State {
         value: Value,
         options: Resource<AttentionData>,
     ) -> Result<Value> {
-        let options = *self.table.get(&options)?;
+        let options = self.table.get(&options)?.clone();
         let recorder = self.table.get_mut(&b)?;
         let operands = [
             recorder.value(query.index)?,
@@ -222,6 +301,18 @@ impl graph::HostBuilder for State {
         self.one(&b, |r| {
             Ok(Op::Multiply { left: r.value(left.index)?, right: r.value(right.index)? })
         })
+    }
+
+    fn scale(&mut self, b: Resource<Recorder>, input: Value, factor: f64) -> Result<Value> {
+        self.one(&b, |r| Ok(Op::Scale { input: r.value(input.index)?, factor }))
+    }
+
+    fn softcap(&mut self, b: Resource<Recorder>, input: Value, bound: f64) -> Result<Value> {
+        self.one(&b, |r| Ok(Op::Softcap { input: r.value(input.index)?, bound }))
+    }
+
+    fn clamp(&mut self, b: Resource<Recorder>, input: Value, low: f64, high: f64) -> Result<Value> {
+        self.one(&b, |r| Ok(Op::Clamp { input: r.value(input.index)?, low, high }))
     }
 
     fn drop(&mut self, builder: Resource<Recorder>) -> Result<()> {

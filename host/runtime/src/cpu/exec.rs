@@ -7,7 +7,7 @@ use crate::error::RuntimeError;
 use cranelift_entity::{EntityRef, PrimaryMap};
 use engraft_ir::{Activation, Rotary};
 use engraft_kernels_cpu as kernels;
-use engraft_kernels_cpu::{RopeTable, Span, Step};
+use engraft_kernels_cpu::{AttentionOptions, RopeTable, Span, Step};
 
 /// All that a step reads.
 pub(crate) struct Inputs<'a> {
@@ -54,6 +54,26 @@ impl<'a> Inputs<'a> {
                 epsilon,
                 output: rows(output),
             },
+            Call::LayerNorm { input, gain, bias, epsilon, output } => Step::LayerNorm {
+                input: rows(input),
+                gain: gain.map(vector),
+                bias: bias.map(vector),
+                epsilon,
+                output: rows(output),
+            },
+            Call::HeadNorm { input, norm, gain, head, epsilon, output } => Step::HeadNorm {
+                input: rows(input),
+                norm,
+                gain: vector(gain),
+                head_width: head,
+                epsilon,
+                output: rows(output),
+            },
+            Call::Positions { table, output } => Step::Positions {
+                table: table.elements(self.program)?,
+                spans: self.spans,
+                output: rows(output),
+            },
             Call::AddRmsNorm { left, right, gain, epsilon, sum, output } => Step::AddRmsNorm {
                 left: rows(left),
                 right: rows(right),
@@ -69,7 +89,8 @@ impl<'a> Inputs<'a> {
                 output: rows(output),
             },
             Call::Attend { query, key, value, attention, output } => {
-                let Attention { cache, query_heads, scale, rotary } = attention;
+                let Attention { cache, query_heads, scale, rotary, window, softcap, alibi } =
+                    attention;
                 Step::Attend {
                     query: rows(query),
                     key: rows(key),
@@ -79,6 +100,7 @@ impl<'a> Inputs<'a> {
                     query_heads,
                     scale,
                     rotary: rotary.map(|rotary| self.table(rotary)),
+                    options: AttentionOptions { window, softcap, alibi: alibi.map(vector) },
                     output: rows(output),
                 }
             }
@@ -99,6 +121,15 @@ impl<'a> Inputs<'a> {
             Call::Multiply { left, right, output } => {
                 Step::Multiply { left: rows(left), right: rows(right), output: rows(output) }
             }
+            Call::Scale { input, factor, output } => {
+                Step::Scale { input: rows(input), factor, output: rows(output) }
+            }
+            Call::Softcap { input, bound, output } => {
+                Step::Softcap { input: rows(input), bound, output: rows(output) }
+            }
+            Call::Clamp { input, low, high, output } => {
+                Step::Clamp { input: rows(input), low, high, output: rows(output) }
+            }
         })
     }
 }
@@ -109,5 +140,6 @@ fn kernel(activation: Activation) -> kernels::Activation {
         Activation::Gelu => kernels::Activation::Gelu,
         Activation::GeluNew => kernels::Activation::GeluTanh,
         Activation::Relu => kernels::Activation::Relu,
+        Activation::Relu2 => kernels::Activation::SquaredRelu,
     }
 }

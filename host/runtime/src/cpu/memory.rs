@@ -166,6 +166,12 @@ fn last_reads(graph: &Graph, nodes: &[Node], output: Value) -> SecondaryMap<Valu
 fn overwritable(op: &Op) -> Vec<Value> {
     match op {
         Op::RmsNorm { .. }
+        | Op::LayerNorm { .. }
+        | Op::RmsNormHeads { .. }
+        | Op::LayerNormHeads { .. }
+        | Op::Scale { .. }
+        | Op::Softcap { .. }
+        | Op::Clamp { .. }
         | Op::AddRmsNorm { .. }
         | Op::Rotate { .. }
         | Op::Activate { .. }

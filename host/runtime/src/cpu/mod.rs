@@ -4,6 +4,8 @@ mod exec;
 mod machine;
 mod memory;
 mod plan;
+#[cfg(test)]
+mod reference;
 mod rope_tables;
 
 pub(crate) use machine::{default_threads, free_memory};
@@ -100,6 +102,7 @@ impl Cpu {
             fits &= span.rows.start == next && span.rows.end >= next;
             next = span.rows.end;
             let end = span.start.saturating_add(span.rows.len());
+            fits &= end <= self.plan.positions;
             fits &= end.div_ceil(tokens_per_block) <= span.blocks.len();
             fits &= span.blocks.iter().all(|&block| (block as usize) < blocks);
         }

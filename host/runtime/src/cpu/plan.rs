@@ -1,7 +1,7 @@
 //! Graph → a list of kernel calls. Made at load.
 //!
-//! Matrices stay where the engine maps them. Only vectors (gains and biases) are widened here:
-//! they are a thousandth of a model.
+//! Matrices stay where the engine maps them. Only vectors (gains, biases and slopes) are widened
+//! here: they are a thousandth of a model.
 
 use super::memory::{Memory, Slot};
 use crate::device::{Limits, Program};
@@ -9,7 +9,7 @@ use crate::error::RuntimeError;
 use engraft_ir::{
     Activation, AnyEntity, DType, Dim, Graph, Node, NodeData, Op, Rotary, State, Value, Weight,
 };
-use engraft_kernels_cpu::{WeightKind, Weights};
+use engraft_kernels_cpu::{Norm, WeightKind, Weights};
 
 /// A matrix among the weights.
 #[derive(Clone, Copy, Debug)]
@@ -26,13 +26,16 @@ impl Matrix {
     }
 }
 
-/// One kernel call. A gain or a bias is an index into [`Plan::vectors`].
+/// One kernel call. A gain, a bias or slopes are an index into [`Plan::vectors`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Call {
     Embedding { table: Matrix, output: Slot },
     Gather { input: Slot, output: Slot },
     Linear { input: Slot, weight: Matrix, bias: Option<usize>, output: Slot },
     RmsNorm { input: Slot, gain: usize, epsilon: f32, output: Slot },
+    LayerNorm { input: Slot, gain: Option<usize>, bias: Option<usize>, epsilon: f32, output: Slot },
+    HeadNorm { input: Slot, norm: Norm, gain: usize, head: usize, epsilon: f32, output: Slot },
+    Positions { table: Matrix, output: Slot },
     AddRmsNorm { left: Slot, right: Slot, gain: usize, epsilon: f32, sum: Slot, output: Slot },
     Rotate { input: Slot, rotary: Rotary, output: Slot },
     Attend { query: Slot, key: Slot, value: Slot, attention: Attention, output: Slot },
@@ -40,6 +43,9 @@ pub(crate) enum Call {
     Gate { gate: Slot, up: Slot, activation: Activation, output: Slot },
     Add { left: Slot, right: Slot, output: Slot },
     Multiply { left: Slot, right: Slot, output: Slot },
+    Scale { input: Slot, factor: f32, output: Slot },
+    Softcap { input: Slot, bound: f32, output: Slot },
+    Clamp { input: Slot, low: f32, high: f32, output: Slot },
 }
 
 /// What an attention needs besides its operands.
@@ -49,6 +55,9 @@ pub(crate) struct Attention {
     pub(crate) query_heads: usize,
     pub(crate) scale: f32,
     pub(crate) rotary: Option<Rotary>,
+    pub(crate) window: Option<usize>,
+    pub(crate) softcap: Option<f32>,
+    pub(crate) alibi: Option<usize>,
 }
 
 /// What is done in a step.
@@ -61,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) logits: Slot,
     /// Token ids below it are in every embedding.
     pub(crate) vocabulary: usize,
+    /// Positions below it are in every table of learned ones.
+    pub(crate) positions: usize,
 }
 
 impl Plan {
@@ -101,7 +112,9 @@ impl Plan {
             })
             .min()
             .map_or(0, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
-        Ok(Plan { calls, vectors, arena: memory.floats, logits, vocabulary })
+        let positions = graph.positions().and_then(|rows| usize::try_from(rows).ok());
+        let positions = positions.unwrap_or(usize::MAX);
+        Ok(Plan { calls, vectors, arena: memory.floats, logits, vocabulary, positions })
     }
 }
 
@@ -159,8 +172,16 @@ impl Builder<'_> {
                 bits.iter().map(|&b| half::bf16::from_bits(b).to_f32()).collect()
             }
         };
-        self.vectors.push(floats);
-        Ok(self.vectors.len() - 1)
+        Ok(self.keep(floats))
+    }
+
+    fn maybe_vector(&mut self, weight: Option<Weight>) -> Result<Option<usize>, RuntimeError> {
+        weight.map(|weight| self.vector(weight)).transpose()
+    }
+
+    fn keep(&mut self, vector: Vec<f32>) -> usize {
+        self.vectors.push(vector);
+        self.vectors.len() - 1
     }
 
     /// The call for a node; token ids and splits need none.
@@ -183,8 +204,24 @@ impl Builder<'_> {
             Op::Linear { input, weight, bias } => {
                 let (input, output) = (self.slot(input)?, result(0)?);
                 let weight = self.matrix(weight)?;
-                let bias = bias.map(|bias| self.vector(bias)).transpose()?;
+                let bias = self.maybe_vector(bias)?;
                 Call::Linear { input, weight, bias, output }
+            }
+            Op::Positions { table } => {
+                Call::Positions { table: self.matrix(table)?, output: result(0)? }
+            }
+            Op::LayerNorm { input, weight, bias, epsilon } => {
+                let (input, output) = (self.slot(input)?, result(0)?);
+                let (gain, bias) = (self.maybe_vector(weight)?, self.maybe_vector(bias)?);
+                Call::LayerNorm { input, gain, bias, epsilon: epsilon as f32, output }
+            }
+            Op::RmsNormHeads { input, weight, head_width, epsilon } => {
+                let output = result(0)?;
+                self.head_norm(Norm::Rms, input, weight, head_width, epsilon, output)?
+            }
+            Op::LayerNormHeads { input, weight, head_width, epsilon } => {
+                let output = result(0)?;
+                self.head_norm(Norm::Layer, input, weight, head_width, epsilon, output)?
             }
             Op::RmsNorm { input, weight, epsilon } => {
                 let (input, output) = (self.slot(input)?, result(0)?);
@@ -200,15 +237,25 @@ impl Builder<'_> {
             Op::Rotate { input, rotary } => {
                 Call::Rotate { input: self.token_rows(input)?, rotary, output: result(0)? }
             }
-            Op::Attend { query, key, value, cache, rotary, options } => {
-                let query_heads = options.query_heads as usize;
-                let scale = options.scale as f32;
+            Op::Attend { query, key, value, cache, rotary, ref options } => {
+                let output = result(0)?;
+                let narrow = |slopes: &Vec<f64>| slopes.iter().map(|&slope| slope as f32).collect();
+                let alibi = options.alibi.as_ref().map(narrow);
+                let attention = Attention {
+                    cache,
+                    query_heads: options.query_heads as usize,
+                    scale: options.scale as f32,
+                    rotary,
+                    window: options.window.map(|tokens| tokens as usize),
+                    softcap: options.softcap.map(|bound| bound as f32),
+                    alibi: alibi.map(|slopes| self.keep(slopes)),
+                };
                 Call::Attend {
                     query: self.token_rows(query)?,
                     key: self.token_rows(key)?,
                     value: self.token_rows(value)?,
-                    attention: Attention { cache, query_heads, scale, rotary },
-                    output: result(0)?,
+                    attention,
+                    output,
                 }
             }
             Op::Activate { input, activation } => {
@@ -226,6 +273,30 @@ impl Builder<'_> {
                 let (left, right, output) = (self.slot(left)?, self.slot(right)?, result(0)?);
                 Call::Multiply { left, right, output }
             }
+            Op::Scale { input, factor } => {
+                Call::Scale { input: self.slot(input)?, factor: factor as f32, output: result(0)? }
+            }
+            Op::Softcap { input, bound } => {
+                Call::Softcap { input: self.slot(input)?, bound: bound as f32, output: result(0)? }
+            }
+            Op::Clamp { input, low, high } => {
+                let (low, high) = (low as f32, high as f32);
+                Call::Clamp { input: self.slot(input)?, low, high, output: result(0)? }
+            }
         }))
+    }
+
+    fn head_norm(
+        &mut self,
+        norm: Norm,
+        input: Value,
+        weight: Weight,
+        head_width: u32,
+        epsilon: f64,
+        output: Slot,
+    ) -> Result<Call, RuntimeError> {
+        let (input, gain) = (self.slot(input)?, self.vector(weight)?);
+        let (head, epsilon) = (head_width as usize, epsilon as f32);
+        Ok(Call::HeadNorm { input, norm, gain, head, epsilon, output })
     }
 }

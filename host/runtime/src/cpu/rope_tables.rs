@@ -56,7 +56,8 @@ impl Frequencies {
                 sin.push(angle.sin() as f32 * self.attention);
             }
         }
-        RopeTable::new(rotary.head_width as usize, rotary.rotated as usize, cos, sin)
+        let table = RopeTable::new(rotary.head_width as usize, rotary.rotated as usize, cos, sin);
+        if rotary.interleaved { table.interleaved() } else { table }
     }
 }
 
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     fn rotary(base: f64, width: u32, scaling: Scaling) -> RotaryData {
-        RotaryData { head_width: width, rotated: width, base, scaling }
+        RotaryData { head_width: width, rotated: width, base, scaling, interleaved: false }
     }
 
     fn near(a: f32, b: f64) {
@@ -136,6 +137,14 @@ mod tests {
             near(inverse, 10_000f64.powf(-(i as f64) / 32.0));
         }
         assert_eq!((f.inverse.len(), f.attention), (32, 1.0));
+    }
+
+    #[test]
+    fn where_a_part_of_a_head_turns_its_width_counts() {
+        let part = RotaryData { head_width: 80, ..rotary(10_000.0, 32, Scaling::None) };
+        let whole = Frequencies::new(&rotary(10_000.0, 32, Scaling::None));
+        assert_eq!(Frequencies::new(&part), whole);
+        assert_eq!(whole.table(&part, 3).head_width(), 80);
     }
 
     #[test]

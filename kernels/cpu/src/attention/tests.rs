@@ -1,9 +1,10 @@
 //! Against double precision, and bit for bit against itself.
 
 use crate::testing::{bits, noise, run};
-use crate::{Isa, KvCache, RopeTable, Rows, Span, Step};
+use crate::{AttentionOptions, Isa, KvCache, RopeTable, Rows, Span, Step};
 
 /// One request's whole context: what each position's queries, keys and values are.
+#[derive(Clone)]
 struct Context {
     length: usize,
     key_heads: usize,
@@ -12,6 +13,26 @@ struct Context {
     /// `[length, (group·key_heads + 2·key_heads) · width]`
     rows: Vec<f32>,
     rope: RopeTable,
+    options: AttentionOptions<'static>,
+}
+
+const NONE: AttentionOptions<'static> =
+    AttentionOptions { softcap: None, alibi: None, window: None };
+
+/// For up to six heads.
+const SLOPES: [f32; 6] = [0.5, 0.25, 0.7, 0.0, 0.031_25, 0.1];
+
+/// Options in all sorts, for this many query heads.
+fn all_options(query_heads: usize) -> [AttentionOptions<'static>; 6] {
+    let alibi = Some(&SLOPES[..query_heads]);
+    [
+        AttentionOptions { window: Some(1), ..NONE },
+        AttentionOptions { window: Some(4), ..NONE },
+        AttentionOptions { window: Some(33), ..NONE },
+        AttentionOptions { softcap: Some(0.5), ..NONE },
+        AttentionOptions { alibi, ..NONE },
+        AttentionOptions { softcap: Some(0.7), alibi, window: Some(20) },
+    ]
 }
 
 impl Context {
@@ -26,7 +47,7 @@ impl Context {
             (0..length * rotated / 2).map(|i| f(angle(i)) as f32).collect::<Vec<f32>>()
         };
         let rope = RopeTable::new(width, rotated, table(f64::cos), table(f64::sin));
-        Context { length, key_heads, group, width, rows, rope }
+        Context { length, key_heads, group, width, rows, rope, options: NONE }
     }
 
     fn outputs(&self) -> usize {
@@ -58,10 +79,11 @@ impl Context {
                 query_heads: self.group * self.key_heads,
                 scale: 0.3,
                 rotary: Some(&self.rope),
+                options: self.options,
                 output: Rows::dense(rows * stride, rows, heads),
             };
             let after = run(isa, threads, &arena, &mut caches, &[step]);
-            assert_eq!(after[..rows * stride], arena[..rows * stride]);
+            assert_eq!(bits(&after[..rows * stride]), bits(&arena[..rows * stride]));
             outputs.extend_from_slice(&after[rows * stride..]);
             position += rows;
         }
@@ -88,10 +110,17 @@ impl Context {
         let stride = (heads + 2 * self.key_heads) * width;
         let key_head = head / self.group;
         let query = self.turned(position, head * width);
+        let AttentionOptions { softcap, alibi, window } = self.options;
+        let seen = |p: usize| window.is_none_or(|window| p + window > position);
         let weights: Vec<f64> = (0..=position)
             .map(|p| {
                 let key = self.turned(p, (heads + key_head) * width);
-                (query.iter().zip(&key).map(|(q, k)| q * k).sum::<f64>() * f64::from(0.3f32)).exp()
+                let product: f64 = query.iter().zip(&key).map(|(q, k)| q * k).sum();
+                let score = product * f64::from(0.3f32);
+                let score = softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh());
+                let slope = alibi.map_or(0.0, |slopes| f64::from(slopes[head]));
+                let score = score + slope * (p as f64 - position as f64);
+                if seen(p) { score.exp() } else { 0.0 }
             })
             .collect();
         let sum: f64 = weights.iter().sum();
@@ -104,18 +133,49 @@ impl Context {
     }
 }
 
+fn near_exact(context: &Context) {
+    for isa in Isa::available() {
+        let outputs = context.run(isa, 1, 32, &[context.length]);
+        for (i, heads) in outputs.chunks(context.outputs()).enumerate() {
+            for (head, values) in heads.chunks(context.width).enumerate() {
+                for (value, exact) in values.iter().zip(context.exact(i, head)) {
+                    let error = (f64::from(*value) - exact).abs();
+                    let options = context.options;
+                    assert!(error < 2e-6, "{isa} {options:?} position {i} head {head}: {error}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn attention_is_near_the_exact_one_on_every_instruction_set() {
     for (length, key_heads, group, width) in [(1, 1, 1, 16), (50, 2, 3, 24), (70, 1, 8, 80)] {
+        near_exact(&Context::new(length, key_heads, group, width));
+    }
+}
+
+#[test]
+fn windows_softcaps_and_slopes_are_near_exact_ones() {
+    for (length, key_heads, group, width) in [(1, 1, 1, 16), (50, 2, 3, 24), (70, 1, 4, 80)] {
         let context = Context::new(length, key_heads, group, width);
-        for isa in Isa::available() {
-            let outputs = context.run(isa, 1, 32, &[length]);
-            for (i, heads) in outputs.chunks(context.outputs()).enumerate() {
-                for (head, values) in heads.chunks(width).enumerate() {
-                    for (value, exact) in values.iter().zip(context.exact(i, head)) {
-                        let error = (f64::from(*value) - exact).abs();
-                        assert!(error < 2e-6, "{isa} position {i} head {head}: {error}");
-                    }
+        for options in all_options(key_heads * group) {
+            near_exact(&Context { options, ..context.clone() });
+        }
+    }
+}
+
+/// Checks that rows are the same however the work is divided.
+fn same_bits(context: &Context, threads: &[usize], pages: &[usize]) {
+    let one_by_one = bits(&context.run(Isa::Plain, 1, 16, &[1]));
+    for isa in Isa::available() {
+        for &threads in threads {
+            for &page in pages {
+                for chunks in [&[1][..], &[83], &[7, 20, 2], &[50]] {
+                    let chunked = bits(&context.run(isa, threads, page, chunks));
+                    let options = context.options;
+                    let how = format!("{isa} {threads} threads, pages of {page}, {options:?}");
+                    assert_eq!(chunked, one_by_one, "{how}");
                 }
             }
         }
@@ -124,17 +184,76 @@ fn attention_is_near_the_exact_one_on_every_instruction_set() {
 
 #[test]
 fn a_row_has_the_same_bits_in_any_chunk_page_size_thread_count_and_instruction_set() {
+    same_bits(&Context::new(83, 2, 3, 40), &[1, 2, 3], &[1, 5, 16, 20, 64]);
+}
+
+#[test]
+fn windows_softcaps_and_slopes_keep_a_row_the_same_in_any_division() {
     let context = Context::new(83, 2, 3, 40);
-    let one_by_one = bits(&context.run(Isa::Plain, 1, 16, &[1]));
+    for options in all_options(6) {
+        same_bits(&Context { options, ..context.clone() }, &[1, 3], &[5, 16]);
+    }
+    // A window that is never full is none.
+    let options = AttentionOptions { window: Some(83), ..NONE };
+    let wide = Context { options, ..context.clone() };
+    let run = |context: &Context| bits(&context.run(Isa::detect(), 2, 16, &[83]));
+    assert_eq!(run(&wide), run(&context));
+}
+
+#[test]
+fn what_is_behind_the_window_does_not_touch_a_row_even_if_a_neighbour_sees_it() {
+    let options = AttentionOptions { window: Some(6), ..NONE };
+    let context = Context { options, ..Context::new(40, 1, 2, 24) };
+    let mut spoiled = context.clone();
+    let stride = 4 * 24;
+    // Keys and values of position 10; rows 10 to 15 see it.
+    spoiled.rows[10 * stride + 2 * 24..11 * stride].fill(f32::NAN);
     for isa in Isa::available() {
-        for threads in [1, 2, 3] {
-            for page in [1, 5, 16, 20, 64] {
-                for chunks in [&[1][..], &[83], &[7, 20, 2], &[50]] {
-                    let chunked = bits(&context.run(isa, threads, page, chunks));
-                    assert_eq!(chunked, one_by_one, "{isa} {threads} threads, pages of {page}");
+        for chunks in [&[40][..], &[1], &[13, 9]] {
+            let (clean, other) = (context.run(isa, 2, 16, chunks), spoiled.run(isa, 2, 16, chunks));
+            for row in 0..40 {
+                let (clean, other) = (&clean[row * 48..][..48], &other[row * 48..][..48]);
+                if (10..16).contains(&row) {
+                    assert!(other.iter().all(|x| x.is_nan()), "{isa} row {row}");
+                } else {
+                    assert_eq!(bits(clean), bits(other), "{isa} row {row}");
                 }
             }
         }
+    }
+}
+
+#[test]
+fn parts_of_one_request_may_come_in_any_order() {
+    let context = Context::new(48, 1, 2, 16);
+    let expected = bits(&context.run(Isa::Plain, 1, 16, &[48]));
+    let pages = [0, 1, 2];
+    for isa in Isa::available() {
+        let mut caches = [KvCache::new(3, 16, 1, 16)];
+        let arena = [&context.rows[32 * 64..], &context.rows[..32 * 64]].concat();
+        let arena = [arena, vec![0.0; 48 * 32]].concat();
+        let spans = [(0, 16, 32), (16, 32, 0)].map(|(first_row, rows, position)| Span {
+            first_row,
+            rows,
+            position,
+            pages: &pages,
+        });
+        let all = Rows::dense(0, 48, 64);
+        let step = Step::Attend {
+            query: all.columns(0, 32),
+            key: all.columns(32, 16),
+            value: all.columns(48, 16),
+            cache: 0,
+            spans: &spans,
+            query_heads: 2,
+            scale: 0.3,
+            rotary: Some(&context.rope),
+            options: NONE,
+            output: Rows::dense(48 * 64, 48, 32),
+        };
+        let after = run(isa, 2, &arena, &mut caches, &[step]);
+        let (last, first) = after[48 * 64..].split_at(16 * 32);
+        assert_eq!(bits(&[first, last].concat()), expected, "{isa}");
     }
 }
 
@@ -165,6 +284,7 @@ fn requests_in_one_batch_do_not_touch_each_other_and_share_a_prefix() {
                 query_heads: 4,
                 scale: 0.3,
                 rotary: Some(&context.rope),
+                options: context.options,
                 output: Rows::dense(total * stride, total, heads),
             };
             bits(&run(isa, 2, &arena, caches, &[step])[total * stride..])
@@ -204,6 +324,7 @@ fn what_lies_in_a_page_from_before_is_never_seen() {
                 query_heads: 2,
                 scale: 0.3,
                 rotary: (rows == 20).then_some(&context.rope),
+                options: context.options,
                 output: Rows::dense(rows * stride, rows, 32),
             };
             let after = run(isa, 1, &arena, &mut caches, &[step]);
