@@ -256,7 +256,7 @@ impl Base {
     fn check(self, said: &Settings, [head, rotary, epsilon]: [&str; 3]) -> Result<Base, Refusal> {
         // Those of the host's graph. It would stop the plugin at any other; that a model wants one
         // is the model's fault, so it is turned down here, by its key.
-        const ACTIVATIONS: [&str; 10] = [
+        const ACTIVATIONS: [&str; 11] = [
             "silu",
             "swish",
             "gelu",
@@ -265,6 +265,7 @@ impl Base {
             "gelu_fast",
             "relu",
             "relu2",
+            "squared_relu",
             // What a checkpoint calls `silu` with a gate in the same tensor, and `relu2`.
             "swiglu",
             "squared-relu",
