@@ -6,19 +6,21 @@
 //! division. What lies outside of a window is not read by it, though others of its tile may.
 //! Queries that share a key head are taken together, and so are neighbouring rows of a span:
 //! they share what is read, and each keeps this order.
+//!
+//! Over a cache of keys only ([`latent`]) the one thing that differs is a score: the product of
+//! two rows, as of [`crate::linear`]. A sink is one more score that has no value: it counts for
+//! the greatest, and its exponential is added to the sum last.
 
 #![allow(unsafe_code, reason = "threads write disjoint heads of one arena")]
-#![allow(clippy::needless_range_loop, reason = "several arrays by one index, all unrolled")]
 
-use crate::cache::{BLOCK, CacheView, RowWalk};
+mod latent;
+mod pairs;
+
+use crate::cache::{BLOCK, CacheView, RowWalk, Shape};
 use crate::lanes::{LANES, Lanes};
 use crate::{Isa, RopeTable, Span, Team, exp, isa::Kernel, rows::View};
-use std::ops::Range;
 
-/// Queries that are taken together.
-const QUERIES: usize = 6;
-
-/// What happens to scores besides scaling, in this order, before the softmax.
+/// What happens to scores besides scaling, in this order, before the softmax; and what joins it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttentionOptions<'a> {
     /// Scores become `bound · tanh(score / bound)`; more than zero, and finite.
@@ -27,6 +29,8 @@ pub struct AttentionOptions<'a> {
     pub alibi: Option<&'a [f32]>,
     /// How many tokens a token sees, itself and those right before it; more than zero.
     pub window: Option<usize>,
+    /// A score for each query head that joins the softmax as it is, and has no value.
+    pub sinks: Option<&'a [f32]>,
 }
 
 /// Each lane's number.
@@ -42,9 +46,72 @@ pub(crate) struct Heads<'a> {
     pub(crate) options: AttentionOptions<'a>,
 }
 
-/// Floats of scratch that a thread needs: turned queries, and scores of `length` positions.
-pub(crate) fn scratch(padded_head: usize, length: usize) -> Option<usize> {
-    QUERIES.checked_mul(padded_head.checked_add(score_stride(length)?)?)
+impl Heads<'_> {
+    /// A query of a request of this reach, turned if need be.
+    ///
+    /// # Safety
+    /// A head of `width` is there, and there is room for it; the position is in the table.
+    #[inline(always)]
+    unsafe fn turn<L: Lanes>(
+        &self,
+        reach: usize,
+        query: Query,
+        from: *const f32,
+        to: *mut f32,
+        width: usize,
+    ) {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            match self.rotary {
+                Some(table) => table.turn::<L>(table.row(reach, query.length - 1), from, to),
+                None => std::ptr::copy_nonoverlapping(from, to, width),
+            }
+        }
+    }
+
+    /// Scores become weights; returns their sum, and the sink's with them.
+    ///
+    /// # Safety
+    /// There are scores up to the query's length and room for sixteen more; and an option for
+    /// each head.
+    #[inline(always)]
+    unsafe fn weigh<L: Lanes>(&self, query: Query, scores: *mut f32) -> f32 {
+        let AttentionOptions { softcap, alibi, sinks, .. } = self.options;
+        let sink = sinks.map(|sinks| sinks[query.head]);
+        let count = query.length - query.first;
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let scores = scores.add(query.first);
+            if softcap.is_none() && alibi.is_none() {
+                return softmax::<L>(scores, count, self.scale, sink);
+            }
+            let slope = alibi.map(|slopes| slopes[query.head]);
+            let scale = L::splat(self.scale);
+            for i in (0..count).step_by(LANES) {
+                let mut score = L::load(scores.add(i)).mul(scale);
+                if let Some(bound) = softcap {
+                    score = exp::softcap(score, bound);
+                }
+                if let Some(slope) = slope {
+                    // Whole numbers, exact.
+                    let ahead = L::splat(i as f32 - (count - 1) as f32).add(L::load(UP.as_ptr()));
+                    score = ahead.mul_add(L::splat(slope), score);
+                }
+                score.store(scores.add(i));
+            }
+            softmax::<L>(scores, count, 1.0, sink)
+        }
+    }
+}
+
+/// Floats of scratch that a thread needs: turned queries, and scores of `length` positions; and
+/// sums of values if need be.
+pub(crate) fn scratch(shape: Shape, length: usize) -> Option<usize> {
+    let scores = score_stride(length)?;
+    if shape.keys_only {
+        return latent::QUERIES.checked_mul((2 * shape.padded).checked_add(scores)?);
+    }
+    pairs::QUERIES.checked_mul(shape.padded.checked_add(scores)?)
 }
 
 /// Scores of a query: a block may be written behind the last position, and lanes of nothing.
@@ -52,7 +119,7 @@ fn score_stride(length: usize) -> Option<usize> {
     length.checked_next_multiple_of(LANES)?.checked_add(2 * BLOCK)
 }
 
-/// Keys and values join the cache, keys turned first; threads share the rows.
+/// Keys and values, or keys alone, join the cache, keys turned first; threads share the rows.
 ///
 /// # Safety
 /// Shapes, pages and positions as checked; the scratch holds a head.
@@ -60,7 +127,7 @@ fn score_stride(length: usize) -> Option<usize> {
 pub(crate) unsafe fn write(
     isa: Isa,
     key: View,
-    value: View,
+    value: Option<View>,
     cache: &CacheView,
     spans: &[Span<'_>],
     rotary: Option<&RopeTable>,
@@ -73,7 +140,7 @@ pub(crate) unsafe fn write(
 
 struct Write<'a> {
     key: View,
-    value: View,
+    value: Option<View>,
     cache: &'a CacheView,
     spans: &'a [Span<'a>],
     rotary: Option<&'a RopeTable>,
@@ -91,20 +158,25 @@ impl Kernel for Write<'_> {
         let mut rows = RowWalk::new(self.spans, self.team);
         while let Some((span, row, position)) = rows.next() {
             for head in 0..shape.key_heads {
-                let (keys, values, token) = self.cache.block(span.pages, head, position);
                 // SAFETY: the page is in the cache, the slot is this row's alone.
                 unsafe {
                     let mut key = self.key.row(row).add(head * width).cast_const();
                     if let Some(table) = self.rotary {
                         let turned = self.scratch.as_mut_ptr();
-                        table.turn::<L>(position, key, turned);
+                        table.turn::<L>(table.row(span.reach, position), key, turned);
                         key = turned;
                     }
+                    let Some(value) = self.value else {
+                        let to = self.cache.keys.add(self.cache.key(span.pages, head, position));
+                        std::ptr::copy_nonoverlapping(key, to, width);
+                        continue;
+                    };
+                    let (keys, values, token) = self.cache.block(span.pages, head, position);
                     let keys = self.cache.keys.add(keys + token);
                     for element in 0..width {
                         *keys.add(element * BLOCK) = *key.add(element);
                     }
-                    let value = self.value.row(row).add(head * width);
+                    let value = value.row(row).add(head * width);
                     let values = self.cache.values.add(values + token * shape.padded);
                     std::ptr::copy_nonoverlapping(value, values, width);
                 }
@@ -129,12 +201,37 @@ pub(crate) unsafe fn attend(
     scratch: &mut [f32],
     team: &Team<'_>,
 ) {
-    let group = heads.query_heads / cache.shape.key_heads;
+    // SAFETY: as promised by the caller.
+    unsafe {
+        if cache.shape.keys_only {
+            tiles(cache.shape, spans, heads, team, |tile| {
+                let scratch = &mut *scratch;
+                isa.run(latent::Attend { query, cache, heads, output, scratch, tile });
+            });
+        } else {
+            tiles(cache.shape, spans, heads, team, |tile| {
+                let scratch = &mut *scratch;
+                isa.run(pairs::Attend { query, cache, heads, output, scratch, tile });
+            });
+        }
+    }
+}
+
+/// Gives out a thread's queries, `N` at a time if there are so many that belong together.
+fn tiles<'a, const N: usize>(
+    shape: Shape,
+    spans: &[Span<'a>],
+    heads: Heads<'_>,
+    team: &Team<'_>,
+    mut each: impl FnMut(&Tile<'a, N>),
+) {
+    let group = heads.query_heads / shape.key_heads;
     let window = heads.options.window.unwrap_or(usize::MAX);
     let (lowest, highest) = share(spans, heads.query_heads, window, team);
-    let mut tile = Tile { queries: [Query::default(); QUERIES], count: 0, pages: &[], key_head: 0 };
+    let none = [Query::default(); N];
+    let mut tile = Tile { queries: none, count: 0, pages: &[], reach: 0, key_head: 0 };
     let mut cost = 0u64;
-    for key_head in 0..cache.shape.key_heads {
+    for key_head in 0..shape.key_heads {
         for span in spans {
             for row in 0..span.rows {
                 let length = span.position + row + 1;
@@ -142,17 +239,14 @@ pub(crate) unsafe fn attend(
                 for head in key_head * group..(key_head + 1) * group {
                     if (lowest..highest).contains(&cost) {
                         let latest = tile.queries[tile.count.saturating_sub(1)];
-                        let fits = tile.count < QUERIES
+                        let fits = tile.count < N
                             && latest.length <= length
-                            && tile.key_head == key_head
+                            && (tile.key_head, tile.reach) == (key_head, span.reach)
                             && std::ptr::eq(tile.pages, span.pages);
                         if !fits {
-                            let full = tile;
-                            // SAFETY: as promised by the caller.
-                            unsafe {
-                                isa.run(Attend { query, cache, heads, output, scratch, tile: full })
-                            };
-                            tile = Tile { count: 0, pages: span.pages, key_head, ..full };
+                            each(&tile);
+                            let Span { pages, reach, .. } = *span;
+                            tile = Tile { queries: none, count: 0, pages, reach, key_head };
                         }
                         let row = span.first_row + row;
                         tile.queries[tile.count] = Query { row, head, first, length };
@@ -163,8 +257,7 @@ pub(crate) unsafe fn attend(
             }
         }
     }
-    // SAFETY: as promised by the caller.
-    unsafe { isa.run(Attend { query, cache, heads, output, scratch, tile }) };
+    each(&tile);
 }
 
 /// The queries of a thread: those whose reading begins in this range of all the reading.
@@ -193,262 +286,24 @@ struct Query {
     length: usize,
 }
 
-/// Queries of one span and one key head; neither first positions nor lengths fall.
+/// Queries of one request and one key head; neither first positions nor lengths fall.
 #[derive(Clone, Copy)]
-struct Tile<'a> {
-    queries: [Query; QUERIES],
+struct Tile<'a, const N: usize> {
+    queries: [Query; N],
     count: usize,
     pages: &'a [u32],
+    reach: usize,
     key_head: usize,
 }
 
-struct Attend<'a> {
-    query: View,
-    cache: &'a CacheView,
-    heads: Heads<'a>,
-    output: View,
-    scratch: &'a mut [f32],
-    tile: Tile<'a>,
-}
-
-impl Kernel for Attend<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
-        // SAFETY: as promised to `attend`.
-        unsafe {
-            match self.tile.count {
-                0 => {}
-                1 => self.queries::<L, 1>(),
-                2 => self.queries::<L, 2>(),
-                3 => self.queries::<L, 3>(),
-                4 => self.queries::<L, 4>(),
-                5 => self.queries::<L, 5>(),
-                _ => self.queries::<L, QUERIES>(),
-            }
-        }
-    }
-}
-
-impl Attend<'_> {
-    /// The whole way of `Q` queries.
-    #[inline(always)]
-    unsafe fn queries<L: Lanes, const Q: usize>(self) {
-        let padded = self.cache.shape.padded;
-        // Of the longest, which is the last; no longer than `scratch` counted with.
-        let length = self.tile.queries[Q - 1].length;
-        let stride = length.next_multiple_of(LANES) + 2 * BLOCK;
-        debug_assert!(self.scratch.len() >= Q * (padded + stride));
-        let turned = self.scratch.as_mut_ptr();
-        // SAFETY: the scratch holds `Q` padded heads and their scores.
-        unsafe {
-            let scores = turned.add(Q * padded);
-            for q in 0..Q {
-                self.turn::<L>(self.tile.queries[q], turned.add(q * padded));
-            }
-            if L::MANY_REGISTERS {
-                self.scores::<L, Q, 2>(turned, scores, stride);
-            } else {
-                self.scores::<L, Q, 1>(turned, scores, stride);
-            }
-            let mut sums = [0.0; Q];
-            for q in 0..Q {
-                sums[q] = self.softmax::<L>(self.tile.queries[q], scores.add(q * stride));
-            }
-            let mut first = 0;
-            while L::MANY_REGISTERS && first + 4 * LANES <= padded {
-                self.values::<L, Q, 4>(scores, stride, sums, first);
-                first += 4 * LANES;
-            }
-            while first < padded {
-                self.values::<L, Q, 1>(scores, stride, sums, first);
-                first += LANES;
-            }
-        }
-    }
-
-    /// Fetches a query, turned if need be.
-    #[inline(always)]
-    unsafe fn turn<L: Lanes>(&self, query: Query, to: *mut f32) {
-        let width = self.cache.shape.head_width;
-        // SAFETY: the row has the head, and the position is in the table.
-        unsafe {
-            let from = self.query.row(query.row).add(query.head * width);
-            match self.heads.rotary {
-                Some(table) => table.turn::<L>(query.length - 1, from, to),
-                None => std::ptr::copy_nonoverlapping(from, to, width),
-            }
-        }
-    }
-
-    /// Scores of `Q` queries at all positions that one of them sees, `B` blocks of keys at a time.
-    #[inline(always)]
-    unsafe fn scores<L: Lanes, const Q: usize, const B: usize>(
-        &self,
-        turned: *const f32,
-        scores: *mut f32,
-        stride: usize,
-    ) {
-        let shape = self.cache.shape;
-        let length = self.tile.queries[Q - 1].length;
-        let mut position = self.tile.queries[0].first;
-        while position < length {
-            // A block that is not there is the last one again, written where it already is.
-            let mut blocks = [(self.cache.keys.cast_const(), position); B];
-            for block in &mut blocks {
-                let next = position.min(length - 1);
-                let (keys, _, token) = self.cache.block(self.tile.pages, self.tile.key_head, next);
-                let begin = next - token;
-                // SAFETY: the page is in the cache.
-                *block = (unsafe { self.cache.keys.add(keys) }, begin);
-                let left = shape.page_tokens - begin % shape.page_tokens;
-                position = begin + left.min(BLOCK);
-            }
-            // SAFETY: blocks hold sixteen tokens of each element; scores have room for a block
-            // behind the last position.
-            unsafe {
-                let mut sums = [[L::splat(0.0); B]; Q];
-                for element in 0..shape.head_width {
-                    let mut keys = [L::splat(0.0); B];
-                    for b in 0..B {
-                        keys[b] = L::load(blocks[b].0.add(element * BLOCK));
-                    }
-                    for q in 0..Q {
-                        let query = L::splat(*turned.add(q * shape.padded + element));
-                        for b in 0..B {
-                            sums[q][b] = keys[b].mul_add(query, sums[q][b]);
-                        }
-                    }
-                }
-                for q in 0..Q {
-                    for b in 0..B {
-                        sums[q][b].store(scores.add(q * stride + blocks[b].1));
-                    }
-                }
-            }
-        }
-    }
-
-    /// `C` vectors of the result, from element `first` on.
-    #[inline(always)]
-    unsafe fn values<L: Lanes, const Q: usize, const C: usize>(
-        &self,
-        scores: *const f32,
-        stride: usize,
-        sums: [f32; Q],
-        first: usize,
-    ) {
-        let shape = self.cache.shape;
-        let queries = &self.tile.queries;
-        // What all see together, if anything, is from `begin` to `end`.
-        let end = queries[0].length;
-        let begin = queries[Q - 1].first.min(end);
-        // SAFETY: all positions are in pages of the cache; the heads are in the output.
-        unsafe {
-            let mut results = [[L::splat(0.0); C]; Q];
-            for q in 0..Q - 1 {
-                let scores = scores.add(q * stride);
-                self.value_by_value(scores, queries[q].first..begin, first, &mut results[q]);
-            }
-            let mut position = begin;
-            while position < end {
-                let values = self.value(position).add(first);
-                let run = shape.page_tokens - position % shape.page_tokens;
-                let run = run.min(end - position);
-                for token in 0..run {
-                    let value = values.add(token * shape.padded);
-                    let mut vectors = [L::splat(0.0); C];
-                    for c in 0..C {
-                        vectors[c] = L::load(value.add(c * LANES));
-                    }
-                    for q in 0..Q {
-                        let weight = L::splat(*scores.add(q * stride + position + token));
-                        for c in 0..C {
-                            results[q][c] = vectors[c].mul_add(weight, results[q][c]);
-                        }
-                    }
-                }
-                position += run;
-            }
-            for q in 1..Q {
-                let (scores, from) = (scores.add(q * stride), queries[q].first.max(end));
-                self.value_by_value(scores, from..queries[q].length, first, &mut results[q]);
-            }
-            for q in 0..Q {
-                let query = self.tile.queries[q];
-                let output = self.output.row(query.row).add(query.head * shape.head_width);
-                for c in 0..C {
-                    let from = first + c * LANES;
-                    let n = (shape.head_width - from).min(LANES);
-                    results[q][c].div(L::splat(sums[q])).store_part(output.add(from), n);
-                }
-            }
-        }
-    }
-
-    /// Adds what one query sees at some positions, of which there may be none.
-    #[inline(always)]
-    unsafe fn value_by_value<L: Lanes, const C: usize>(
-        &self,
-        scores: *const f32,
-        positions: Range<usize>,
-        first: usize,
-        result: &mut [L; C],
-    ) {
-        for position in positions {
-            // SAFETY: the position is in a page of the cache.
-            unsafe {
-                let value = self.value(position).add(first);
-                let weight = L::splat(*scores.add(position));
-                for c in 0..C {
-                    result[c] = L::load(value.add(c * LANES)).mul_add(weight, result[c]);
-                }
-            }
-        }
-    }
-
-    /// Scores become weights; returns their sum.
-    #[inline(always)]
-    unsafe fn softmax<L: Lanes>(&self, query: Query, scores: *mut f32) -> f32 {
-        let AttentionOptions { softcap, alibi, .. } = self.heads.options;
-        let count = query.length - query.first;
-        // SAFETY: there are scores up to `length` and room for sixteen more; a slope a head.
-        unsafe {
-            let scores = scores.add(query.first);
-            if softcap.is_none() && alibi.is_none() {
-                return softmax::<L>(scores, count, self.heads.scale);
-            }
-            let slope = alibi.map(|slopes| slopes[query.head]);
-            let scale = L::splat(self.heads.scale);
-            for i in (0..count).step_by(LANES) {
-                let mut score = L::load(scores.add(i)).mul(scale);
-                if let Some(bound) = softcap {
-                    score = exp::softcap(score, bound);
-                }
-                if let Some(slope) = slope {
-                    // Whole numbers, exact.
-                    let ahead = L::splat(i as f32 - (count - 1) as f32).add(L::load(UP.as_ptr()));
-                    score = ahead.mul_add(L::splat(slope), score);
-                }
-                score.store(scores.add(i));
-            }
-            softmax::<L>(scores, count, 1.0)
-        }
-    }
-
-    /// The value at a position.
-    #[inline(always)]
-    unsafe fn value(&self, position: usize) -> *const f32 {
-        let (_, values, token) = self.cache.block(self.tile.pages, self.tile.key_head, position);
-        // SAFETY: the page is in the cache.
-        unsafe { self.cache.values.add(values + token * self.cache.shape.padded) }
-    }
-}
-
-/// Scores become `e^(scale·(score - greatest))`; returns their sum.
+/// Scores become `e^(scale·score - greatest)`; returns their sum, and the sink's with them.
 #[inline(always)]
-unsafe fn softmax<L: Lanes>(scores: *mut f32, length: usize, scale: f32) -> f32 {
+unsafe fn softmax<L: Lanes>(
+    scores: *mut f32,
+    length: usize,
+    scale: f32,
+    sink: Option<f32>,
+) -> f32 {
     // SAFETY: there are `length` scores and room for sixteen more.
     unsafe {
         L::splat(f32::NEG_INFINITY).store(scores.add(length));
@@ -459,6 +314,9 @@ unsafe fn softmax<L: Lanes>(scores: *mut f32, length: usize, scale: f32) -> f32 
             scaled.store(scores.add(i));
             greatest = greatest.max(scaled);
         }
+        if let Some(sink) = sink {
+            greatest = greatest.max(L::splat(sink));
+        }
         let greatest = L::splat(greatest.greatest());
         let mut sum = L::splat(0.0);
         for i in (0..length).step_by(LANES) {
@@ -466,7 +324,11 @@ unsafe fn softmax<L: Lanes>(scores: *mut f32, length: usize, scale: f32) -> f32 
             weight.store(scores.add(i));
             sum = sum.add(weight);
         }
-        sum.sum()
+        let mut weight = 0.0;
+        if let Some(sink) = sink {
+            exp::exp(L::splat(sink).sub(greatest)).store_part(&raw mut weight, 1);
+        }
+        sum.sum() + weight
     }
 }
 

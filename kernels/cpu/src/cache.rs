@@ -4,6 +4,9 @@
 //! sixteen tokens, element by element, the sixteen tokens side by side, so that sixteen scores
 //! come out of one vector. Values lie token by token, padded to a multiple of sixteen. A page
 //! of a token count that is not a multiple of sixteen has a last block that is not full.
+//!
+//! Where values are the first elements of keys there are [keys only](KvCache::keys_only), and
+//! they lie as values do: what is read for a score is what is read for the sum.
 
 use crate::{Arena, Team};
 
@@ -28,6 +31,8 @@ pub(crate) struct Shape {
     pub(crate) head_width: usize,
     /// `head_width` up to a multiple of sixteen.
     pub(crate) padded: usize,
+    /// Whether values are the first elements of keys.
+    pub(crate) keys_only: bool,
 }
 
 impl KvCache {
@@ -36,16 +41,40 @@ impl KvCache {
     /// # Panics
     /// If anything but `pages` is zero, or the sizes cannot be counted.
     pub fn new(pages: usize, page_tokens: usize, key_heads: usize, head_width: usize) -> KvCache {
+        KvCache::of(pages, page_tokens, key_heads, head_width, false)
+    }
+
+    /// An empty cache of keys, whose first elements are the values.
+    ///
+    /// # Panics
+    /// As [`KvCache::new`].
+    pub fn keys_only(
+        pages: usize,
+        page_tokens: usize,
+        key_heads: usize,
+        head_width: usize,
+    ) -> KvCache {
+        KvCache::of(pages, page_tokens, key_heads, head_width, true)
+    }
+
+    fn of(
+        pages: usize,
+        page_tokens: usize,
+        key_heads: usize,
+        head_width: usize,
+        keys_only: bool,
+    ) -> KvCache {
         assert!(page_tokens > 0, "a page of no tokens");
         assert!(key_heads > 0 && head_width > 0, "{key_heads} key heads of {head_width}");
         let slots = page_tokens.next_multiple_of(BLOCK);
         let padded = head_width.next_multiple_of(BLOCK);
-        let [keys, values] = [head_width, padded].map(|width| {
+        let widths = if keys_only { [padded, 0] } else { [head_width, padded] };
+        let [keys, values] = widths.map(|width| {
             let tokens = pages.checked_mul(slots).expect("a countable cache");
             let heads = tokens.checked_mul(key_heads).expect("a countable cache");
             Arena::new(heads.checked_mul(width).expect("a countable cache"))
         });
-        let shape = Shape { pages, page_tokens, slots, key_heads, head_width, padded };
+        let shape = Shape { pages, page_tokens, slots, key_heads, head_width, padded, keys_only };
         KvCache { keys, values, shape }
     }
 
@@ -53,9 +82,10 @@ impl KvCache {
     pub const BLOCK: usize = BLOCK;
 
     /// Bytes that one token takes in pages without gaps; saturates.
-    pub fn token_bytes(key_heads: u32, head_width: u32) -> u64 {
+    pub fn token_bytes(key_heads: u32, head_width: u32, keys_only: bool) -> u64 {
         let width = u64::from(head_width);
-        let floats = width + width.next_multiple_of(BLOCK as u64);
+        let padded = width.next_multiple_of(BLOCK as u64);
+        let floats = if keys_only { padded } else { width + padded };
         u64::from(key_heads).saturating_mul(floats).saturating_mul(size_of::<f32>() as u64)
     }
 
@@ -79,6 +109,16 @@ impl KvCache {
         self.shape.head_width
     }
 
+    /// Whether values are the first elements of keys.
+    pub fn has_keys_only(&self) -> bool {
+        self.shape.keys_only
+    }
+
+    /// How it is laid out.
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// The cache as all threads see it.
     pub(crate) fn view(&mut self) -> CacheView {
         CacheView {
@@ -91,7 +131,7 @@ impl KvCache {
 
 /// Consecutive tokens of one request among the rows of a batch. Spans follow each other and
 /// cover the batch. Several may read a page, but only one may write into it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Span<'a> {
     /// The batch's row of the first token.
     pub first_row: usize,
@@ -101,6 +141,9 @@ pub struct Span<'a> {
     pub position: usize,
     /// Pages of the request in order: position `p` is in page `pages[p / page_tokens]`.
     pub pages: &'a [u32],
+    /// Tokens that the request may ever come to, which says which angles it turns by where a
+    /// [table](crate::RopeTable::with_long) has two sorts. The same for all spans of a request.
+    pub reach: usize,
 }
 
 /// A thread's share of the rows of some spans: which span, which row, which position.
@@ -149,6 +192,14 @@ pub(crate) struct CacheView {
 }
 
 impl CacheView {
+    /// Where a key begins in a cache of keys only. Those behind it in its page follow.
+    #[inline(always)]
+    pub(crate) fn key(&self, pages: &[u32], head: usize, position: usize) -> usize {
+        let Shape { page_tokens, slots, key_heads, padded, .. } = self.shape;
+        let page = pages[position / page_tokens] as usize;
+        ((page * key_heads + head) * slots + position % page_tokens) * padded
+    }
+
     /// Where one head's keys and values begin for the block of tokens that `position` is in, and
     /// the token's place in that block.
     #[inline(always)]

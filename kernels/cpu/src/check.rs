@@ -56,6 +56,23 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
             apart(output, &[input])?;
             return Ok(linear::scratch(input.rows, input.width));
         }
+        Step::LinearHeads { input, weights, bias, heads, output } => {
+            inside(arena, &[input, output])?;
+            shape("rows", input.rows, output.rows)?;
+            let (k, n) = (head_of(input, heads)?, head_of(output, heads)?);
+            elements(weights, output.width, k)?;
+            shape("biases", bias.map_or(output.width, <[f32]>::len), heads * n)?;
+            apart(output, &[input])?;
+            return Ok(linear::scratch(input.rows, k));
+        }
+        Step::PlaceHeads { input, heads, first, output } => {
+            inside(arena, &[input, output])?;
+            shape("rows", input.rows, output.rows)?;
+            let (from, to) = (head_of(input, heads)?, head_of(output, heads)?);
+            let fits = first.checked_add(from).is_some_and(|end| end <= to);
+            ensure!(fits, "{from} elements from {first} on of a head of {to}");
+            apart(output, &[input])?;
+        }
         Step::RmsNorm { input, gain, output, .. } => {
             inside(arena, &[input, output])?;
             same_shape(&[input, output])?;
@@ -106,18 +123,24 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
             output,
             ..
         } => {
-            inside(arena, &[query, key, value, output])?;
-            same_shape(&[query, output])?;
-            same_shape(&[key, value])?;
-            shape("rows", key.rows, query.rows)?;
-            apart(output, &[query, key, value])?;
             let missing = || format!("cache {cache} of {}", caches.len());
             let cache = caches.get(cache).ok_or_else(missing)?;
             let (heads, width) = (cache.key_heads(), cache.head_width());
+            let keys_only = cache.has_keys_only();
+            ensure!(keys_only == value.is_none(), "values where a cache has none, or none");
+            let value = value.unwrap_or(key);
+            inside(arena, &[query, key, value, output])?;
+            same_shape(&[key, value])?;
+            shape("rows", key.rows, query.rows)?;
+            shape("rows", output.rows, query.rows)?;
+            apart(output, &[query, key, value])?;
             shape("width of keys", key.width, heads * width)?;
             let grouped = query_heads > 0 && query_heads.is_multiple_of(heads);
             ensure!(grouped, "{query_heads} query heads over {heads} key heads");
             shape("width of queries", query.width, query_heads * width)?;
+            let made = head_of(output, query_heads)?;
+            let fits = if keys_only { made <= width } else { made == width };
+            ensure!(fits, "results of {made} from heads of {width}");
             attention_options(options, query_heads)?;
             spans_cover(spans, query.rows)?;
             let longest = pages(cache, spans)?;
@@ -125,7 +148,7 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
                 shape("head of the rotary table", table.head_width(), width)?;
                 positions(spans, table.positions())?;
             }
-            let scratch = attention::scratch(width.next_multiple_of(16), longest);
+            let scratch = attention::scratch(cache.shape(), longest);
             return scratch.ok_or_else(|| format!("a context of {longest}"));
         }
         Step::Activate { input, output, .. } => elementwise(arena, &[input], output)?,
@@ -240,15 +263,23 @@ fn heads(input: Rows, width: usize) -> Checked {
     Ok(())
 }
 
+/// Elements of one of so many heads.
+fn head_of(matrix: Rows, heads: usize) -> Checked<usize> {
+    let whole = heads > 0 && matrix.width.is_multiple_of(heads);
+    ensure!(whole, "rows of {} are not {heads} heads", matrix.width);
+    Ok(matrix.width / heads)
+}
+
 /// Whether a softcap's bound is one.
 fn bounds(bound: f32) -> bool {
     bound > 0.0 && bound.is_finite()
 }
 
 fn attention_options(options: AttentionOptions<'_>, query_heads: usize) -> Checked {
-    let AttentionOptions { softcap, alibi, window } = options;
+    let AttentionOptions { softcap, alibi, window, sinks } = options;
     ensure!(softcap.is_none_or(bounds), "scores with a softcap at {softcap:?}");
     shape("slopes", alibi.map_or(query_heads, <[f32]>::len), query_heads)?;
+    shape("sinks", sinks.map_or(query_heads, <[f32]>::len), query_heads)?;
     ensure!(window != Some(0), "a window of no tokens");
     Ok(())
 }
@@ -302,7 +333,7 @@ mod tests {
             Step::HeadNorm { input: a, norm, gain, head_width, epsilon: 0.0, output: b }
         };
         let spans =
-            [7, usize::MAX].map(|position| [Span { first_row: 0, rows: 4, position, pages: &[] }]);
+            [7, usize::MAX].map(|position| [Span { rows: 4, position, ..Span::default() }]);
         let positions = |spans| Step::Positions { table: weights, spans, output: b };
         for (step, reason) in [
             (linear(a, Rows::dense(990, 4, 10)), "outside of an arena of 1000"),
@@ -375,7 +406,13 @@ mod tests {
     fn attention_outside_of_pages_positions_and_heads_is_refused() {
         let [query, key, value, output] = [0, 40, 60, 80].map(|start| Rows::dense(start, 2, 10));
         let table = RopeTable::new(5, 4, vec![0.0; 12], vec![0.0; 12]);
-        let span = |first_row, rows, position, pages| Span { first_row, rows, position, pages };
+        let span = |first_row, rows, position, pages| Span {
+            first_row,
+            rows,
+            position,
+            pages,
+            ..Span::default()
+        };
         let attend_with = |spans: &[Span<'_>], query_heads, cache, rotary, options| {
             let mut caches = [KvCache::new(3, 16, 2, 5)];
             let scale = 1.0;

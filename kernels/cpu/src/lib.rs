@@ -24,6 +24,7 @@ pub mod convert;
 mod elementwise;
 mod embedding;
 mod exp;
+mod heads;
 mod isa;
 mod lanes;
 mod linear;

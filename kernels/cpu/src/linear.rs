@@ -49,7 +49,24 @@ pub(crate) unsafe fn linear(
     scratch: &mut [f32],
     team: &Team<'_>,
 ) {
-    let columns = team.part(output.width, LANES);
+    let part = team.part(output.width, LANES);
+    // SAFETY: as promised by the caller.
+    unsafe { columns(isa, input, weights, bias, output, part, scratch) }
+}
+
+/// The same for some of the columns, on the calling thread.
+///
+/// # Safety
+/// As of [`linear`].
+pub(crate) unsafe fn columns(
+    isa: Isa,
+    input: View,
+    weights: Weights<'_>,
+    bias: Option<&[f32]>,
+    output: View,
+    columns: Range<usize>,
+    scratch: &mut [f32],
+) {
     if columns.is_empty() {
         return;
     }
@@ -70,6 +87,19 @@ pub(crate) unsafe fn linear(
             }
         }
     }
+}
+
+/// `output = input · weightsᵀ` within another kernel: all columns, fewer than [`PANEL_ROWS`] rows.
+///
+/// # Safety
+/// As of [`linear`]; the machine has the instructions of `L`.
+#[inline(always)]
+pub(crate) unsafe fn products<L: Lanes>(input: View, weights: *const f32, output: View) {
+    debug_assert!(input.rows < PANEL_ROWS);
+    let columns = 0..output.width;
+    let products = Linear { input, weights, bias: None, output, columns, scratch: &mut [] };
+    // SAFETY: as promised by the caller; rows so few need no scratch.
+    unsafe { products.run::<L>() }
 }
 
 /// One thread's columns.

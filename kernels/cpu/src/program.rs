@@ -7,7 +7,7 @@
 
 use crate::{
     Activation, Arena, AttentionOptions, Isa, KvCache, Norm, Pool, RopeTable, Rows, Span, Team,
-    Weights, attention, cache::CacheView, check, elementwise, embedding, linear, norm, rope,
+    Weights, attention, cache::CacheView, check, elementwise, embedding, heads, linear, norm, rope,
     rows::View,
 };
 
@@ -42,6 +42,32 @@ pub enum Step<'a> {
         /// `[n]`
         bias: Option<&'a [f32]>,
         /// `[rows, n]`; apart from the input.
+        output: Rows,
+    },
+    /// `output = input · weightsᵀ + bias`, each head by its own matrix.
+    LinearHeads {
+        /// `[rows, heads · k]`
+        input: Rows,
+        /// `[heads, n, k]`
+        weights: Weights<'a>,
+        /// `[heads · n]`
+        bias: Option<&'a [f32]>,
+        /// How many.
+        heads: usize,
+        /// `[rows, heads · n]`; apart from the input.
+        output: Rows,
+    },
+    /// Each head of the output, from element `first` on, becomes that head of the input; the
+    /// others of its elements stay. Several such steps put heads of several matrices side by
+    /// side.
+    PlaceHeads {
+        /// `[rows, heads · k]`
+        input: Rows,
+        /// How many.
+        heads: usize,
+        /// Where in each of the output's heads.
+        first: usize,
+        /// `[rows, heads · n]`, `n` being `first + k` at least; apart from the input.
         output: Rows,
     },
     /// `output = input / sqrt(mean(input²) + epsilon) · gain`, row by row.
@@ -125,8 +151,9 @@ pub enum Step<'a> {
         query: Rows,
         /// `[rows, key_heads · head_width]`
         key: Rows,
-        /// `[rows, key_heads · head_width]`
-        value: Rows,
+        /// `[rows, key_heads · head_width]`; none where the cache has keys only, and values are
+        /// their first elements, as many as a head of the output has.
+        value: Option<Rows>,
         /// Which of the caches.
         cache: usize,
         /// Whose rows they are.
@@ -139,7 +166,8 @@ pub enum Step<'a> {
         rotary: Option<&'a RopeTable>,
         /// What else happens to scores; the default is nothing.
         options: AttentionOptions<'a>,
-        /// `[rows, query_heads · head_width]`; apart from all operands.
+        /// `[rows, query_heads · head_width]`, or less a head where there are keys only; apart
+        /// from all operands.
         output: Rows,
     },
     /// `output = activation(input)`
@@ -317,6 +345,13 @@ impl Shared {
                 Step::Linear { input, weights, bias, output } => {
                     linear::linear(isa, view(input), weights, bias, view(output), scratch, team);
                 }
+                Step::LinearHeads { input, weights, bias, heads, output } => {
+                    let (input, output) = (view(input), view(output));
+                    heads::linear(isa, input, weights, bias, heads, output, scratch, team);
+                }
+                Step::PlaceHeads { input, heads, first, output } => {
+                    heads::place(view(input), heads, first, view(output), team);
+                }
                 Step::RmsNorm { input, gain, epsilon, output } => {
                     norm::rms_norm(isa, view(input), gain, epsilon, view(output), team);
                 }
@@ -351,7 +386,7 @@ impl Shared {
                     output,
                 } => {
                     let cache = self.caches[cache];
-                    let (key, value) = (view(key), view(value));
+                    let (key, value) = (view(key), value.map(view));
                     attention::write(isa, key, value, &cache, spans, rotary, scratch, team);
                     team.wait();
                     let heads = attention::Heads { query_heads, scale, rotary, options };

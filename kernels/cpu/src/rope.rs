@@ -13,6 +13,9 @@ use crate::{
 /// Cosines and sines of every position's angles. Pairs are halves: element `i` of a head turns
 /// with element `i + rotated/2`; or, [interleaved](RopeTable::interleaved), element `2·i` with
 /// element `2·i + 1`. Elements from `rotated` on are left as they are.
+///
+/// A table may have [other angles](RopeTable::with_long) for requests that grow long: such a
+/// request turns by them from its first position on.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     pub(crate) cos: Vec<f32>,
@@ -20,6 +23,16 @@ pub struct RopeTable {
     head_width: usize,
     pub(crate) half: usize,
     interleaved: bool,
+    long: Option<Long>,
+}
+
+/// Which requests take the second half of a table's rows.
+#[derive(Clone, Copy, Debug)]
+struct Long {
+    /// Those whose reach is more.
+    context: usize,
+    /// Where that half begins.
+    first_row: usize,
 }
 
 impl RopeTable {
@@ -39,7 +52,22 @@ impl RopeTable {
             cos.len(),
             sin.len()
         );
-        RopeTable { cos, sin, head_width, half, interleaved: false }
+        RopeTable { cos, sin, head_width, half, interleaved: false, long: None }
+    }
+
+    /// Another table's angles for spans whose [reach](Span::reach) is more than `context`.
+    ///
+    /// # Panics
+    /// If the tables differ in shape, or either has a second already.
+    #[must_use]
+    pub fn with_long(mut self, context: usize, long: RopeTable) -> RopeTable {
+        let shape = |table: &RopeTable| (table.head_width, table.half, table.cos.len());
+        assert!(shape(&self) == shape(&long), "tables of two shapes");
+        assert!(self.long.is_none() && long.long.is_none(), "a table of three");
+        self.long = Some(Long { context, first_row: self.positions() });
+        self.cos.extend(long.cos);
+        self.sin.extend(long.sin);
+        self
     }
 
     /// The same angles for pairs of neighbours.
@@ -50,7 +78,16 @@ impl RopeTable {
 
     /// Positions it reaches.
     pub fn positions(&self) -> usize {
-        self.cos.len() / self.half
+        self.long.map_or(self.cos.len() / self.half, |long| long.first_row)
+    }
+
+    /// The row of a position in a request of this reach.
+    #[inline(always)]
+    pub(crate) fn row(&self, reach: usize, position: usize) -> usize {
+        match self.long {
+            Some(long) if reach > long.context => long.first_row + position,
+            _ => position,
+        }
     }
 
     /// Elements of a head.
@@ -61,17 +98,17 @@ impl RopeTable {
     /// Turns one head into `output`, which may be the input.
     ///
     /// # Safety
-    /// `input` and `output` have `head_width` elements; the position is in the table; `L` may
-    /// be used here.
+    /// `input` and `output` have `head_width` elements; the [row](RopeTable::row) is that of a
+    /// position in the table; `L` may be used here.
     #[inline(always)]
     pub(crate) unsafe fn turn<L: Lanes>(
         &self,
-        position: usize,
+        row: usize,
         input: *const f32,
         output: *mut f32,
     ) {
         let half = self.half;
-        let from = position * half;
+        let from = row * half;
         // SAFETY: `rotated <= head_width`, and `new` counted the cosines.
         unsafe {
             let (cos, sin) = (self.cos.as_ptr().add(from), self.sin.as_ptr().add(from));
@@ -133,13 +170,14 @@ impl Kernel for Rotate<'_> {
     unsafe fn run<L: Lanes>(self) {
         let width = self.table.head_width;
         let mut rows = RowWalk::new(self.spans, self.team);
-        while let Some((_, row, position)) = rows.next() {
+        while let Some((span, row, position)) = rows.next() {
+            let angles = self.table.row(span.reach, position);
             for head in 0..self.input.width / width {
                 // SAFETY: heads fill the rows, and the position is in the table, as checked.
                 unsafe {
                     let input = self.input.row(row).add(head * width);
                     let output = self.output.row(row).add(head * width);
-                    self.table.turn::<L>(position, input, output);
+                    self.table.turn::<L>(angles, input, output);
                 }
             }
         }
@@ -172,7 +210,7 @@ mod tests {
             first_row,
             rows,
             position,
-            pages: &[],
+            ..Span::default()
         });
         let positions = [98, 99, 0, 50, 51, 52, 53];
         let input = Rows::dense(0, rows, width);
@@ -212,5 +250,32 @@ mod tests {
     #[test]
     fn neighbours_turn_together_where_pairs_are_interleaved() {
         heads_turn(true, |i| [2 * i, 2 * i + 1]);
+    }
+
+    #[test]
+    fn requests_that_grow_long_turn_by_other_angles_from_their_first_position_on() {
+        let (head_width, rotated, rows) = (12, 8, 3);
+        let table = |step: f64| {
+            let angle = |i: usize| (i as f64 * step).sin_cos();
+            let (sin, cos) = (0..5 * rotated / 2).map(angle).map(|(s, c)| (s as f32, c as f32)).unzip();
+            RopeTable::new(head_width, rotated, cos, sin)
+        };
+        let (short, long) = (table(0.37), table(0.11));
+        let both = short.clone().with_long(20, long.clone());
+        assert_eq!(both.positions(), 5);
+        let mut arena = noise(rows * head_width, 6);
+        arena.resize(2 * rows * head_width, 0.0);
+        let turned = |isa, table: &RopeTable, reach| {
+            let spans = [Span { rows, position: 2, reach, ..Span::default() }];
+            let input = Rows::dense(0, rows, head_width);
+            let output = Rows::dense(rows * head_width, rows, head_width);
+            let step = Step::Rotate { input, table, spans: &spans, output };
+            bits(&run(isa, 2, &arena, &mut [], &[step]))
+        };
+        for isa in Isa::available() {
+            assert_eq!(turned(isa, &both, 20), turned(isa, &short, 0));
+            assert_eq!(turned(isa, &both, 21), turned(isa, &long, 0));
+            assert_ne!(turned(isa, &both, 20), turned(isa, &both, 21));
+        }
     }
 }
