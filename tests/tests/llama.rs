@@ -228,7 +228,7 @@ fn the_same_model_gives_the_same_answers_for_little() {
     let settings = configured("hugging-face", &config(json!({})), &["lm_head.weight"]);
     let settings = settings.expect("accepts");
     let mut session = opened(settings.clone());
-    session.write(&|_| engraft_ir::DType::BF16).expect("writes");
+    session.write(&|_, _| engraft_ir::DType::BF16).expect("writes");
     assert!(session.fuel_used() < 20_000_000, "{}", session.fuel_used());
     assert!(session.memory_peak() < 4 << 20, "{}", session.memory_peak());
     let fields = session.fields().expect("answers");

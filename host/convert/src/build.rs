@@ -7,7 +7,7 @@ use engraft_checkpoint::{CONFIG_FILE, Config, Reader, WEIGHTS_FILE};
 use engraft_compile::{BuildOptions, Built};
 use engraft_ir::Graph;
 use engraft_plugin::Plugin;
-use engraft_weights::Provider;
+use engraft_weights::{Precision, Provider};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,9 @@ impl Checkpoint {
         let plugin = find_plugin(plugin, std::slice::from_ref(&config.architecture), &path)?;
         let mut session = plugin.session()?;
         let dialect = plugin.identity().dialects.first().cloned().unwrap_or_default();
-        let dtype = |name: &str| reader.get(name).map_or(config.dtype, |supply| supply.dtype);
+        let dtype = |name: &str, precision: Precision| {
+            reader.get(name).map_or(precision.dtype(config.dtype), |supply| supply.dtype)
+        };
         let described =
             describe(&mut session, &display_name(&plugin), config, path, &dialect, &dtype)?;
         let Described { graph, .. } = described;

@@ -4,7 +4,7 @@ use crate::ConvertError;
 use engraft_checkpoint::{BASE, Config, Kind as Base};
 use engraft_ir::{DType, Graph, PlaceKind};
 use engraft_plugin::{Fallback, Field, Kind, Session, Setting, Value, resolve};
-use engraft_weights::Parameter;
+use engraft_weights::{Parameter, Precision};
 
 /// A model as its plugin describes it.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(crate) fn describe(
     config: &Config,
     config_path: String,
     dialect: &str,
-    dtype: &dyn Fn(&str) -> DType,
+    dtype: &dyn Fn(&str, Precision) -> DType,
 ) -> Result<Described, ConvertError> {
     let own = session.fields()?;
     let settings = settings(config, &own)?;

@@ -10,7 +10,7 @@ use engraft_plugin::{
     Field, Limits, Plugin, Refusal, Session, Setting, Shelf, nest, resolve, unread,
 };
 use engraft_source::Source;
-use engraft_weights::{Parameter, Plan};
+use engraft_weights::{Parameter, Plan, Precision};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -60,7 +60,8 @@ impl Pipeline {
         let dtype = options.dtype.unwrap_or_else(|| source.dtype());
         let (config, unread) = configure(&mut session, &name, &source, dtype)?;
         let path = source.config_path().display().to_string();
-        let described = describe(&mut session, &name, &config, path, dialect, &|_| dtype)?;
+        let stored = |_: &str, precision: Precision| precision.dtype(dtype);
+        let described = describe(&mut session, &name, &config, path, dialect, &stored)?;
         let Described { parameters, left_out, graph } = described;
         let cost = (session.fuel_used(), session.memory_peak());
         let unused = Plan::new(&source, &parameters, dtype, &left_out)?.left_out().to_vec();

@@ -219,6 +219,23 @@ impl<'a> Cursor<'a> {
         self.expected(&format!("`{name}=`"))
     }
 
+    /// Whether a word is next.
+    pub(crate) fn sees(&mut self, keyword: &str) -> bool {
+        let start = self.at;
+        let word = self.word();
+        self.at = start;
+        word == keyword
+    }
+
+    /// Takes a word if it is next.
+    pub(crate) fn maybe_keyword(&mut self, keyword: &str) -> bool {
+        let next = self.sees(keyword);
+        if next {
+            self.word();
+        }
+        next
+    }
+
     /// `name=` and a whole number of 32 bits.
     pub(crate) fn integer_attribute(&mut self, name: &str) -> Result<u32, ParseError> {
         self.attribute(name)?;

@@ -3,7 +3,6 @@
 
 use crate::entities::{Place, Rotary, State, Value, Weight};
 use crate::graph::{Graph, NodeData, PlaceData, ValueData};
-use crate::op::Op;
 use cranelift_entity::packed_option::ReservedValue;
 use cranelift_entity::{EntityRef, SecondaryMap};
 
@@ -23,7 +22,7 @@ impl Graph {
     }
 
     /// The same graph with dense numbers in textual order, without what no place runs: nodes and
-    /// their values, states that no attention uses, rotary embeddings that nothing turns by.
+    /// their values, states that nothing uses, rotary embeddings that nothing turns by.
     /// Weights stay: that none is unused is the verifier's to say.
     ///
     /// What pointed to nothing points to nothing still, and the verifier says so.
@@ -71,8 +70,8 @@ impl Renumber {
                 used[rotary] = true;
             }
         }
-        for (rotary, &data) in from.rotaries.iter().filter(|(rotary, _)| used[*rotary]) {
-            self.rotaries[rotary] = Renamed(self.graph.rotaries.push(data));
+        for (rotary, data) in from.rotaries.iter().filter(|(rotary, _)| used[*rotary]) {
+            self.rotaries[rotary] = Renamed(self.graph.rotaries.push(data.clone()));
         }
     }
 
@@ -99,8 +98,8 @@ impl Renumber {
             if let Some(rotary) = op.rotary_mut() {
                 *rotary = self.rotaries[*rotary].0;
             }
-            if let Op::Attend { cache, .. } = &mut op {
-                *cache = self.state(from, *cache);
+            if let Some(state) = op.state_mut() {
+                *state = self.state(from, *state);
             }
             let new_node = self.graph.nodes.next_key();
             let mut new_results = Vec::with_capacity(results.len());
@@ -130,7 +129,7 @@ impl Renumber {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, AnyEntity, Node, parse, verify};
+    use crate::{Activation, AnyEntity, Node, Op, parse, verify};
 
     const TEXT: &str = r#"graph 1
 r0 = rotary head_width=8 rotated=8 base=10.0

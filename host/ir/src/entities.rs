@@ -23,7 +23,8 @@ entity_impl!(Node, "n");
 pub struct Weight(u32);
 entity_impl!(Weight, "w");
 
-/// What is kept between steps of one request: the keys and values of an attention.
+/// What is kept between steps of one request: the keys and values of an attention, the last
+/// inputs of a convolution.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct State(u32);
 entity_impl!(State, "s");

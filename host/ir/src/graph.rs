@@ -6,8 +6,10 @@
 use crate::DType;
 use crate::entities::{Node, Place, Rotary, State, Value, Weight};
 use crate::infer::{TypeError, infer};
-use crate::op::{Op, RotaryData};
+use crate::op::Op;
+use crate::rotary::RotaryData;
 use crate::shape::{Axis, Type};
+use crate::state::StateData;
 use cranelift_entity::{PrimaryMap, SecondaryMap};
 use std::fmt;
 
@@ -71,15 +73,6 @@ impl WeightData {
         }
         Ok(())
     }
-}
-
-/// What an attention keeps of each token: a key and a value of `key_heads × head_width`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StateData {
-    /// Key and value heads.
-    pub key_heads: u32,
-    /// Elements of one head.
-    pub head_width: u32,
 }
 
 /// Which stretch of the model a place is.

@@ -3,12 +3,16 @@
 //! Plugins choose the operands, so nothing here trusts an index, a size or a number; what does
 //! not fit is a [`TypeError`] that names the operation, its operands and both shapes.
 
-use crate::entities::{Rotary, State, Value, Weight};
-use crate::graph::{Graph, StateData, WeightData};
-use crate::op::{AttentionData, Op, RotaryData};
+use crate::attention::AttentionData;
+use crate::entities::{Rotary, Value, Weight};
+use crate::graph::Graph;
+use crate::mixture::MixtureData;
+use crate::op::Op;
+use crate::operands::Operands;
 use crate::options::{bound, finite, not_zero, positive};
+use crate::rotary::RotaryData;
 use crate::shape::{Dim, Type};
-use crate::write::Quoted;
+use crate::state::StateData;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 
 /// Operands that do not fit their operation.
@@ -44,15 +48,7 @@ pub fn infer(graph: &Graph, op: &Op) -> Result<Vec<Type>, TypeError> {
     results.map_err(|message| TypeError { operation: op.name(), message })
 }
 
-/// The longest part of a weight's name that a message shows.
-const SHOWN_NAME: usize = 80;
-
-/// Looks operands up and checks them; errors are messages that lack the operation's name.
-struct Operands<'a> {
-    graph: &'a Graph,
-}
-
-impl<'a> Operands<'a> {
+impl Operands<'_> {
     fn infer(&self, op: &Op) -> Result<Vec<Type>, String> {
         Ok(match *op {
             Op::Tokens => vec![Type::tokens()],
@@ -89,6 +85,10 @@ impl<'a> Operands<'a> {
                 }
                 vec![Type::real(rows, out)]
             }
+            Op::LinearHeads { input, weight, bias, heads } => {
+                vec![self.linear_heads(input, weight, bias, heads)?]
+            }
+            Op::Concat { ref inputs, heads } => vec![self.concat(inputs, heads)?],
             Op::Split { input, ref sizes } => {
                 let (rows, width) = self.real("input", input)?;
                 let sum = sizes.iter().try_fold(0u64, |sum, &size| sum.checked_add(size));
@@ -131,27 +131,41 @@ impl<'a> Operands<'a> {
                 vec![Type::real(rows, width)]
             }
             Op::Attend { query, key, value, cache, rotary, ref options } => {
-                options.check()?;
-                let AttentionData { query_heads, key_heads, head_width, .. } = *options;
-                self.heads("query", query, query_heads, head_width)?;
-                self.heads("key", key, key_heads, head_width)?;
-                self.heads("value", value, key_heads, head_width)?;
-                let state = *self.state(cache)?;
-                if state != (StateData { key_heads, head_width }) {
+                let rows = self.attend([query, key, value], options)?;
+                self.keeps(cache, options.state())?;
+                if let Some(rotary) = rotary {
+                    self.turns_heads(rotary, options)?;
+                }
+                // Two u32 fit.
+                let width = u64::from(options.query_heads) * u64::from(options.value_width());
+                vec![Type::real(rows, width)]
+            }
+            Op::Mix { input, scores, up, down, ref options } => {
+                vec![self.mix(input, scores, [up, down], options)?]
+            }
+            Op::Convolve { input, weight, bias, state } => {
+                let (rows, width) = self.real("input", input)?;
+                self.all_tokens("input", input)?;
+                let [channels, taps] = self.weight("weight", weight)?;
+                if channels != width {
                     return Err(format!(
-                        "{cache} keeps {} key_heads of {}: they must be {key_heads} of {head_width}",
-                        state.key_heads, state.head_width,
+                        "weight {}, input {input} is {}: its width must be {channels}",
+                        self.show(weight),
+                        self.graph.values[input].ty,
                     ));
                 }
-                if let Some(rotary) = rotary {
-                    let turned = self.rotary(rotary)?.head_width;
-                    if turned != head_width {
-                        return Err(format!(
-                            "{rotary} turns heads of {turned}: they must be of {head_width}"
-                        ));
-                    }
-                }
-                vec![self.value(query)?.clone()]
+                bias.map_or(Ok(()), |bias| self.vector("bias", bias, "input", input))?;
+                self.keeps(state, StateData::Convolution { channels, taps })?;
+                vec![Type::real(rows, width)]
+            }
+            Op::Recur { input, input_gate, recurrent_gate, decay, state } => {
+                self.same("input", input, "input_gate", input_gate)?;
+                let ty = self.same("input", input, "recurrent_gate", recurrent_gate)?;
+                self.all_tokens("input", input)?;
+                self.vector("decay", decay, "input", input)?;
+                let (_, channels) = self.real("input", input)?;
+                self.keeps(state, StateData::Recurrence { channels })?;
+                vec![ty]
             }
             Op::Activate { input, .. } => {
                 let (rows, width) = self.real("input", input)?;
@@ -176,6 +190,9 @@ impl<'a> Operands<'a> {
                 }
                 vec![Type::real(rows, width)]
             }
+            Op::Multiply { left, right } if self.value(right)?.width == Some(1) => {
+                vec![self.each_column(left, right)?]
+            }
             Op::Add { left, right } | Op::Multiply { left, right } => {
                 vec![self.same("left", left, "right", right)?]
             }
@@ -192,41 +209,172 @@ impl<'a> Operands<'a> {
         })
     }
 
-    fn value(&self, value: Value) -> Result<&'a Type, String> {
-        match self.graph.values.get(value) {
-            Some(data) => Ok(&data.ty),
-            None => Err(format!("{value} does not exist")),
-        }
-    }
-
-    /// Rows and width of real numbers.
-    fn real(&self, role: &str, value: Value) -> Result<(Dim, u64), String> {
-        let ty = self.value(value)?;
-        match ty.width {
-            Some(width) if ty.dtype.is_float() => Ok((ty.rows, width)),
-            _ => Err(format!("{role} {value} is {ty}: it must be f32 with a width")),
-        }
-    }
-
-    /// Positions belong to tokens, so what needs them needs all rows.
-    fn all_tokens(&self, role: &str, value: Value) -> Result<(), String> {
-        let ty = self.value(value)?;
-        match ty.rows {
-            Dim::Tokens => Ok(()),
-            _ => Err(format!("{role} {value} is {ty}: its rows must be tokens")),
-        }
-    }
-
-    fn same(&self, one: &str, left: Value, other: &str, right: Value) -> Result<Type, String> {
-        self.real(one, left)?;
-        self.real(other, right)?;
-        let (a, b) = (self.value(left)?, self.value(right)?);
-        if a != b {
+    /// `right` has one number for all columns of a row of `left`.
+    fn each_column(&self, left: Value, right: Value) -> Result<Type, String> {
+        let (rows, width) = self.real("left", left)?;
+        let (others, _) = self.real("right", right)?;
+        if rows != others {
             return Err(format!(
-                "{one} {left} is {a}, {other} {right} is {b}: they must be the same"
+                "left {left} is {}, right {right} is {}: they must have the same rows",
+                self.graph.values[left].ty, self.graph.values[right].ty,
             ));
         }
-        Ok(a.clone())
+        Ok(Type::real(rows, width))
+    }
+
+    fn linear_heads(
+        &self,
+        input: Value,
+        weight: Weight,
+        bias: Option<Weight>,
+        heads: u32,
+    ) -> Result<Type, String> {
+        let (rows, width) = self.real("input", input)?;
+        not_zero("heads", heads)?;
+        let [matrices, out, inner] = self.weight("weight", weight)?;
+        if matrices != u64::from(heads) {
+            let weight = self.show(weight);
+            return Err(format!("weight {weight}, heads is {heads}: it must be {matrices}"));
+        }
+        // What a weight has elements of can be counted.
+        let (expected, columns) = (matrices.saturating_mul(inner), matrices.saturating_mul(out));
+        if width != expected {
+            return Err(format!(
+                "weight {}, input {input} is {}: its width must be {expected}",
+                self.show(weight),
+                self.graph.values[input].ty,
+            ));
+        }
+        if let Some(bias) = bias {
+            let [length] = self.weight("bias", bias)?;
+            if length != columns {
+                let (weight, bias) = (self.show(weight), self.show(bias));
+                return Err(format!("weight {weight}, bias {bias}: its length must be {columns}"));
+            }
+        }
+        Ok(Type::real(rows, columns))
+    }
+
+    fn concat(&self, inputs: &[Value], heads: u32) -> Result<Type, String> {
+        not_zero("heads", heads)?;
+        let Some(&first) = inputs.first() else { return Err("it has no inputs".to_string()) };
+        let (rows, mut sum) = (self.real("input", first)?.0, 0u64);
+        for &input in inputs {
+            let (others, width) = self.real("input", input)?;
+            let ty = &self.graph.values[input].ty;
+            if others != rows {
+                return Err(format!(
+                    "input {input} is {ty}: its rows must be {rows}, as {first}'s"
+                ));
+            }
+            if width % u64::from(heads) != 0 {
+                return Err(format!(
+                    "input {input} is {ty}: its width must be a multiple of heads, {heads}"
+                ));
+            }
+            sum = match sum.checked_add(width) {
+                Some(sum) => sum,
+                None => return Err(format!("with input {input}, which is {ty}, it is too wide")),
+            };
+        }
+        Ok(Type::real(rows, sum))
+    }
+
+    /// Operands and options of an attention; the rows of its result.
+    fn attend(
+        &self,
+        [query, key, value]: [Value; 3],
+        options: &AttentionData,
+    ) -> Result<Dim, String> {
+        options.check()?;
+        let AttentionData { query_heads, key_heads, head_width, .. } = *options;
+        self.heads("query", query, query_heads, head_width)?;
+        self.heads("key", key, key_heads, head_width)?;
+        self.heads("value", value, key_heads, head_width)?;
+        if options.latent.is_some() && value != key {
+            return Err(format!("value is {value}: where it is latent, it must be the key, {key}"));
+        }
+        if let Some(sinks) = options.sinks {
+            let [length] = self.weight("sinks", sinks)?;
+            if length != u64::from(query_heads) {
+                return Err(format!(
+                    "sinks {}: its length must be query_heads, {query_heads}",
+                    self.show(sinks)
+                ));
+            }
+        }
+        Ok(self.real("query", query)?.0)
+    }
+
+    fn turns_heads(&self, rotary: Rotary, options: &AttentionData) -> Result<(), String> {
+        let turned = self.rotary(rotary)?.head_width;
+        let AttentionData { head_width, latent, .. } = *options;
+        if turned != head_width {
+            return Err(format!("{rotary} turns heads of {turned}: they must be of {head_width}"));
+        }
+        match latent {
+            None => Ok(()),
+            Some(_) => Err(format!("{rotary} turns keys: where it is latent, they are values too")),
+        }
+    }
+
+    fn mix(
+        &self,
+        input: Value,
+        scores: Value,
+        [up, down]: [Weight; 2],
+        options: &MixtureData,
+    ) -> Result<Type, String> {
+        let (rows, hidden) = self.real("input", input)?;
+        let (others, experts) = self.real("scores", scores)?;
+        if rows != others {
+            return Err(format!(
+                "input {input} is {}, scores {scores} is {}: they must have the same rows",
+                self.graph.values[input].ty, self.graph.values[scores].ty,
+            ));
+        }
+        options.check()?;
+        options.check_experts(experts)?;
+        let [_, both, _] = self.weight("up", up)?;
+        if both % 2 != 0 {
+            return Err(format!("up {}: its second length must be even", self.show(up)));
+        }
+        self.experts("up", up, &[experts, both, hidden], input, scores)?;
+        self.experts("down", down, &[experts, hidden, both / 2], input, scores)?;
+        if let Some([up, down]) = options.biases {
+            self.experts("up_bias", up, &[experts, both], input, scores)?;
+            self.experts("down_bias", down, &[experts, hidden], input, scores)?;
+        }
+        if let Some(prefer) = options.prefer {
+            self.experts("prefer", prefer, &[experts], input, scores)?;
+        }
+        Ok(Type::real(rows, hidden))
+    }
+
+    /// A weight of all experts.
+    fn experts(
+        &self,
+        role: &str,
+        weight: Weight,
+        shape: &[u64],
+        input: Value,
+        scores: Value,
+    ) -> Result<(), String> {
+        let found = match shape.len() {
+            1 => self.weight::<1>(role, weight)?.to_vec(),
+            2 => self.weight::<2>(role, weight)?.to_vec(),
+            _ => self.weight::<3>(role, weight)?.to_vec(),
+        };
+        if found == shape {
+            return Ok(());
+        }
+        Err(format!(
+            "{role} {}, input {input} is {}, scores {scores} is {}: it must be {}",
+            self.show(weight),
+            self.graph.values[input].ty,
+            self.graph.values[scores].ty,
+            escape(&format!("{shape:?}")),
+        ))
     }
 
     fn heads(&self, role: &str, value: Value, heads: u32, head: u32) -> Result<(), String> {
@@ -292,49 +440,13 @@ impl<'a> Operands<'a> {
         positive("epsilon", epsilon)?;
         Ok(Type::real(rows, width))
     }
-
-    fn state(&self, state: State) -> Result<&'a StateData, String> {
-        self.graph.states.get(state).ok_or_else(|| format!("{state} does not exist"))
-    }
-
-    fn rotary(&self, rotary: Rotary) -> Result<&'a RotaryData, String> {
-        let data = self.graph.rotaries.get(rotary);
-        let data = data.ok_or_else(|| format!("{rotary} does not exist"))?;
-        data.check().map_err(|message| format!("{rotary}: {message}"))?;
-        Ok(data)
-    }
-
-    /// The lengths of a weight of `RANK` axes.
-    fn weight<const RANK: usize>(&self, role: &str, weight: Weight) -> Result<[u64; RANK], String> {
-        let Some(data) = self.graph.weights.get(weight) else {
-            return Err(format!("{weight} does not exist"));
-        };
-        data.check().map_err(|message| format!("{role} {}: {message}", self.show(weight)))?;
-        if !data.dtype.is_float() {
-            let (weight, dtype) = (self.show(weight), data.dtype);
-            return Err(format!("{role} {weight} of {dtype}: it must be of floating point"));
-        }
-        <[u64; RANK]>::try_from(data.shape()).map_err(|_| {
-            let axes = if RANK == 1 { "axis" } else { "axes" };
-            format!("{role} {}: it must have {RANK} {axes}", self.show(weight))
-        })
-    }
-
-    /// What it is, in one line: `w3 "transformer.layers.0.mlp.fc.weight" is [1536, 576]`
-    fn show(&self, weight: Weight) -> String {
-        let WeightData { name, .. } = &self.graph.weights[weight];
-        let cut = name.len().saturating_sub(SHOWN_NAME);
-        let cut = (cut..=name.len()).find(|&i| name.is_char_boundary(i)).unwrap_or(0);
-        let dots = if cut > 0 { "…" } else { "" };
-        let shape = escape(&format!("{:?}", self.graph.weights[weight].shape()));
-        format!("{weight} {dots}{} is {shape}", Quoted(&name[cut..]))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     //! What no text can say; the rest are filetests.
     use super::*;
+    use crate::entities::State;
     use crate::parse;
 
     const TEXT: &str = r#"graph 1

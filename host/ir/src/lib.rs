@@ -8,26 +8,37 @@
 //! - what verifies and is numbered densely ([`Graph::renumber`]) prints to a text that
 //!   [`parse()`] reads back as the same graph, but for labels, which are for people.
 
+mod activation;
+mod attention;
 mod cursor;
 mod dtype;
 mod edit;
 mod entities;
 mod graph;
 mod infer;
+mod mixture;
 mod op;
+mod operands;
 mod options;
 mod parse;
+mod rotary;
 mod shape;
+mod state;
 mod verifier_errors;
 mod verify;
 mod write;
 
+pub use activation::Activation;
+pub use attention::AttentionData;
 pub use dtype::DType;
 pub use entities::{AnyEntity, Node, Place, Rotary, State, Value, Weight};
-pub use graph::{Graph, NodeData, PlaceData, PlaceKind, StateData, ValueData, WeightData};
+pub use graph::{Graph, NodeData, PlaceData, PlaceKind, ValueData, WeightData};
 pub use infer::{TypeError, infer};
-pub use op::{Activation, AttentionData, Op, RotaryData, Scaling};
+pub use mixture::{Bounded, Groups, MixtureData};
+pub use op::Op;
 pub use parse::{ParseError, parse};
+pub use rotary::{RotaryData, Scaling};
 pub use shape::{Axis, Dim, Meaning, Segment, Type, display_axes};
+pub use state::StateData;
 pub use verifier_errors::{VerifierError, VerifierErrors, display_errors};
 pub use verify::{MAX_LABEL, MAX_NAME, verify};

@@ -3,130 +3,10 @@
 //! A plugin writes the first group; the second is what passes make of them. A new operation
 //! needs: a variant here, its line in `infer`, `write` and `parse`, and a kernel a device.
 
+use crate::activation::Activation;
+use crate::attention::AttentionData;
 use crate::entities::{Rotary, State, Value, Weight};
-use std::fmt;
-
-/// An activation, by the name that model configs use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Activation {
-    /// `x · sigmoid(x)`; configs also say `swish`.
-    Silu,
-    /// `x · Φ(x)`, exact.
-    Gelu,
-    /// The tanh approximation of it; configs also say `gelu_pytorch_tanh` and `gelu_fast`.
-    GeluNew,
-    /// `max(x, 0)`
-    Relu,
-    /// `max(x, 0)²`
-    Relu2,
-}
-
-/// Every activation; its first name is the spelling in the text form, the rest are synonyms.
-pub(crate) const ACTIVATIONS: [(Activation, &[&str]); 5] = [
-    (Activation::Silu, &["silu", "swish"]),
-    (Activation::Gelu, &["gelu"]),
-    (Activation::GeluNew, &["gelu_new", "gelu_pytorch_tanh", "gelu_fast"]),
-    (Activation::Relu, &["relu"]),
-    (Activation::Relu2, &["relu2", "squared_relu"]),
-];
-
-impl Activation {
-    /// By any of its names.
-    pub fn from_name(name: &str) -> Option<Activation> {
-        ACTIVATIONS.iter().find(|(_, names)| names.contains(&name)).map(|a| a.0)
-    }
-
-    /// All names that [`Activation::from_name`] knows.
-    pub fn names() -> impl Iterator<Item = &'static str> {
-        ACTIVATIONS.iter().flat_map(|(_, names)| names.iter().copied())
-    }
-}
-
-impl fmt::Display for Activation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(ACTIVATIONS[*self as usize].1[0])
-    }
-}
-
-/// How rotary frequencies are changed to reach further than was trained.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scaling {
-    /// Not at all.
-    None,
-    /// Positions divided by `factor`.
-    Linear {
-        /// How many times further.
-        factor: f64,
-    },
-    /// Llama 3.1's: long waves stretched, short ones kept, a ramp between.
-    Llama3 {
-        /// How many times further.
-        factor: f64,
-        /// Waves longer than `context / low` are stretched by the whole factor.
-        low: f64,
-        /// Waves shorter than `context / high` are kept.
-        high: f64,
-        /// The context it was trained on.
-        context: u32,
-    },
-    /// YaRN (Peng et al., 2023).
-    Yarn {
-        /// How many times further.
-        factor: f64,
-        /// Dimensions that turn more often than this over the context are kept.
-        fast: f64,
-        /// Dimensions that turn less often are stretched by the whole factor.
-        slow: f64,
-        /// What cosine and sine are multiplied by; `0.1 ln(factor) + 1` if not said.
-        attention: Option<f64>,
-        /// The context it was trained on.
-        context: u32,
-    },
-}
-
-/// A rotary position embedding.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RotaryData {
-    /// Elements of one head.
-    pub head_width: u32,
-    /// How many leading elements of a head turn; even.
-    pub rotated: u32,
-    /// θ: pair `i` turns by `base^(-2i/rotated)` a token.
-    pub base: f64,
-    /// For longer contexts.
-    pub scaling: Scaling,
-    /// Whether pairs are neighbours, elements `2i` and `2i + 1`. If not, they are halves of the
-    /// turned part: `i` and `i + rotated/2`.
-    pub interleaved: bool,
-}
-
-/// Heads of a causal self-attention, and what happens to their scores: they are multiplied by
-/// `scale`, bent by `softcap`, tilted by `alibi`; then those outside of the `window` are dropped.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AttentionData {
-    /// Query heads.
-    pub query_heads: u32,
-    /// Key and value heads; divides `query_heads`.
-    pub key_heads: u32,
-    /// Elements of one head.
-    pub head_width: u32,
-    /// What scores are multiplied by.
-    pub scale: f64,
-    /// How many tokens each token sees, itself among them; all before it if not said.
-    pub window: Option<u32>,
-    /// A score becomes `softcap · tanh(score / softcap)`.
-    pub softcap: Option<f64>,
-    /// A slope for each query head: `slope · (key position - query position)` is added.
-    pub alibi: Option<Vec<f64>>,
-}
-
-impl AttentionData {
-    /// Without window, cap and slopes.
-    pub fn new(query_heads: u32, key_heads: u32, head_width: u32, scale: f64) -> AttentionData {
-        let (window, softcap, alibi) = (None, None, None);
-        AttentionData { query_heads, key_heads, head_width, scale, window, softcap, alibi }
-    }
-}
+use crate::mixture::MixtureData;
 
 /// One operation with its operands. Shapes: `rows` is `tokens` or `outputs`.
 #[derive(Clone, Debug, PartialEq)]
@@ -154,12 +34,32 @@ pub enum Op {
         /// `[out]`
         bias: Option<Weight>,
     },
+    /// A matrix for each head: head `h` of the result is head `h` of the input times matrix `h`,
+    /// transposed. `[rows, heads·k], [heads, n, k], [heads·n] → [rows, heads·n]`
+    LinearHeads {
+        /// Heads side by side.
+        input: Value,
+        /// `[heads, out, in]`
+        weight: Weight,
+        /// `[heads·out]`
+        bias: Option<Weight>,
+        /// Heads.
+        heads: u32,
+    },
     /// Cuts rows into parts side by side. `[rows, a+b+…] → [rows, a], [rows, b], …`
     Split {
         /// What is cut.
         input: Value,
         /// Widths of the parts.
         sizes: Vec<u64>,
+    },
+    /// Puts heads side by side: head `h` of the result is head `h` of each input, one behind the
+    /// other. `[rows, heads·a], [rows, heads·b], … → [rows, heads·(a+b+…)]`
+    Concat {
+        /// At least one, of the same rows.
+        inputs: Vec<Value>,
+        /// Heads of each; 1 puts whole rows side by side.
+        heads: u32,
     },
     /// `input / sqrt(mean(input²) + epsilon) · weight`. `[rows, n], [n] → [rows, n]`
     RmsNorm {
@@ -211,7 +111,8 @@ pub enum Op {
         rotary: Rotary,
     },
     /// Causal self-attention; keys and values join `cache` first.
-    /// `[rows, heads·w], [rows, key_heads·w] ×2 → [rows, heads·w]`
+    /// `[rows, heads·w], [rows, key_heads·w] ×2 → [rows, heads·w]`. Where it is latent, `value`
+    /// is `key`, and the result is `[rows, heads·latent]`.
     Attend {
         /// Queries.
         query: Value,
@@ -225,6 +126,49 @@ pub enum Op {
         rotary: Option<Rotary>,
         /// Heads, and what happens to their scores.
         options: AttentionData,
+    },
+    /// A feed-forward layer of which each row takes a few experts.
+    /// `[rows, hidden], [rows, experts], [experts, 2·inner, hidden], [experts, hidden, inner] →
+    /// [rows, hidden]`
+    Mix {
+        /// What experts work on.
+        input: Value,
+        /// What the router gives: a logit for each expert.
+        scores: Value,
+        /// Of each expert, the rows of `up` and then those of `gate`.
+        up: Weight,
+        /// Of each expert, the way back.
+        down: Weight,
+        /// How experts are chosen and weighed, and what one does.
+        options: MixtureData,
+    },
+    /// Each channel's last inputs weighed and summed over time; before a request's first token
+    /// they are 0. `[tokens, channels], [channels, taps], [channels] → [tokens, channels]`
+    Convolve {
+        /// What is summed.
+        input: Value,
+        /// `[channels, taps]`; the last tap is the token itself.
+        weight: Weight,
+        /// `[channels]`
+        bias: Option<Weight>,
+        /// Where the `taps - 1` inputs before are.
+        state: State,
+    },
+    /// Griffin's real-gated linear recurrence (De et al., 2024). With
+    /// `a = exp(-8 · softplus(decay) · sigmoid(recurrent_gate))` it is
+    /// `h = a · h_before + root · sigmoid(input_gate) · input`, where `root` is `sqrt(1 - a²)`,
+    /// but 1 at position 0. `[tokens, channels] ×3, [channels] → [tokens, channels]`
+    Recur {
+        /// What is taken in.
+        input: Value,
+        /// How much of it, before the sigmoid.
+        input_gate: Value,
+        /// How much is forgotten, before the sigmoid.
+        recurrent_gate: Value,
+        /// How fast each channel forgets.
+        decay: Weight,
+        /// Where `h` is.
+        state: State,
     },
     /// An activation, element by element.
     Activate {
@@ -244,7 +188,7 @@ pub enum Op {
     Multiply {
         /// A factor.
         left: Value,
-        /// A factor.
+        /// A factor; one of width 1 counts for every column.
         right: Value,
     },
     /// `factor · input`
@@ -305,7 +249,9 @@ impl Op {
             Op::Tokens => "tokens",
             Op::Embedding { .. } => "embedding",
             Op::Linear { .. } => "linear",
+            Op::LinearHeads { .. } => "linear_heads",
             Op::Split { .. } => "split",
+            Op::Concat { .. } => "concat",
             Op::RmsNorm { .. } => "rms_norm",
             Op::Positions { .. } => "positions",
             Op::LayerNorm { .. } => "layer_norm",
@@ -313,6 +259,9 @@ impl Op {
             Op::LayerNormHeads { .. } => "layer_norm_heads",
             Op::Rotate { .. } => "rotate",
             Op::Attend { .. } => "attend",
+            Op::Mix { .. } => "mix",
+            Op::Convolve { .. } => "convolve",
+            Op::Recur { .. } => "recur",
             Op::Activate { .. } => "activate",
             Op::Add { .. } => "add",
             Op::Multiply { .. } => "multiply",
@@ -331,25 +280,30 @@ impl Op {
             Op::Tokens | Op::Positions { .. } => {}
             Op::Embedding { tokens: input, .. }
             | Op::Linear { input, .. }
+            | Op::LinearHeads { input, .. }
             | Op::Split { input, .. }
             | Op::RmsNorm { input, .. }
             | Op::LayerNorm { input, .. }
             | Op::RmsNormHeads { input, .. }
             | Op::LayerNormHeads { input, .. }
             | Op::Rotate { input, .. }
+            | Op::Convolve { input, .. }
             | Op::Activate { input, .. }
             | Op::Scale { input, .. }
             | Op::Softcap { input, .. }
             | Op::Clamp { input, .. }
             | Op::Outputs { input } => f(input),
-            Op::Attend { query, key, value, .. } => {
-                f(query);
-                f(key);
-                f(value);
+            Op::Concat { inputs, .. } => inputs.iter_mut().for_each(f),
+            Op::Attend { query: a, key: b, value: c, .. }
+            | Op::Recur { input: a, input_gate: b, recurrent_gate: c, .. } => {
+                f(a);
+                f(b);
+                f(c);
             }
             Op::Add { left, right }
             | Op::Multiply { left, right }
             | Op::AddRmsNorm { left, right, .. }
+            | Op::Mix { input: left, scores: right, .. }
             | Op::Gate { gate: left, up: right, .. } => {
                 f(left);
                 f(right);
@@ -372,18 +326,29 @@ impl Op {
             | Op::RmsNorm { weight, .. }
             | Op::RmsNormHeads { weight, .. }
             | Op::LayerNormHeads { weight, .. }
+            | Op::Recur { decay: weight, .. }
             | Op::AddRmsNorm { weight, .. } => f(weight),
-            Op::Linear { weight, bias, .. } => {
+            Op::Linear { weight, bias, .. }
+            | Op::LinearHeads { weight, bias, .. }
+            | Op::Convolve { weight, bias, .. } => {
                 f(weight);
                 bias.as_mut().map(f);
             }
             Op::LayerNorm { weight, bias, .. } => {
                 [weight, bias].into_iter().flatten().for_each(f);
             }
+            Op::Attend { options, .. } => {
+                options.sinks.as_mut().map(f);
+            }
+            Op::Mix { up, down, options, .. } => {
+                f(up);
+                f(down);
+                options.map_weights(f);
+            }
             Op::Tokens
             | Op::Split { .. }
+            | Op::Concat { .. }
             | Op::Rotate { .. }
-            | Op::Attend { .. }
             | Op::Activate { .. }
             | Op::Add { .. }
             | Op::Multiply { .. }
@@ -412,6 +377,26 @@ impl Op {
         match self {
             Op::Rotate { rotary, .. } => Some(rotary),
             Op::Attend { rotary, .. } => rotary.as_mut(),
+            _ => None,
+        }
+    }
+
+    /// The state that it keeps.
+    pub fn state(&self) -> Option<State> {
+        match self {
+            Op::Attend { cache: state, .. }
+            | Op::Convolve { state, .. }
+            | Op::Recur { state, .. } => Some(*state),
+            _ => None,
+        }
+    }
+
+    /// The same, to replace it.
+    pub fn state_mut(&mut self) -> Option<&mut State> {
+        match self {
+            Op::Attend { cache: state, .. }
+            | Op::Convolve { state, .. }
+            | Op::Recur { state, .. } => Some(state),
             _ => None,
         }
     }

@@ -16,11 +16,16 @@
 //! other rules is [`verify`](crate::verify())'s to say. Time and memory are linear in the text,
 //! whatever it holds: an engine from anywhere is read through this.
 
+mod options;
+
+use crate::activation::{ACTIVATIONS, Activation};
 use crate::cursor::Cursor;
 use crate::entities::{Place, Rotary, State, Value, Weight};
-use crate::graph::{Graph, PlaceKind, StateData, WeightData};
-use crate::op::{ACTIVATIONS, Activation, AttentionData, Op, RotaryData, Scaling};
+use crate::graph::{Graph, PlaceKind, WeightData};
+use crate::op::Op;
+use crate::rotary::RotaryData;
 use crate::shape::{Axis, MEANINGS, Meaning, Segment};
+use crate::state::StateData;
 use crate::write::VERSION;
 use cranelift_entity::SecondaryMap;
 use engraft_diagnostic::{Code, Diagnostic, Fault};
@@ -97,8 +102,8 @@ struct Parser {
     graph: Graph,
     section: Section,
     /// States that the open place declares, and the line of each.
-    caches: Vec<(State, usize)>,
-    attended: SecondaryMap<State, bool>,
+    states: Vec<(State, usize)>,
+    kept: SecondaryMap<State, bool>,
 }
 
 impl Parser {
@@ -119,7 +124,7 @@ impl Parser {
             Section::Outside if line.peek() == b'r' => self.rotary(line),
             Section::Outside => self.place(line),
             Section::Inside(place) => match line.peek() {
-                b's' => self.cache(line),
+                b's' => self.state(line),
                 b'w' => self.weight(line, place),
                 b'v' => self.node(line, place),
                 b'r' => self.carry(line, place),
@@ -142,7 +147,7 @@ impl Parser {
             head_width: line.integer_attribute("head_width")?,
             rotated: line.integer_attribute("rotated")?,
             base: line.number_attribute("base")?,
-            scaling: scaling(line)?,
+            scaling: options::scaling(line)?,
             interleaved: match line.peek() {
                 0 => false,
                 _ => line.keyword("interleaved").map(|()| true)?,
@@ -171,14 +176,11 @@ impl Parser {
     }
 
     /// `s0 = cache key_heads=3 head_width=64`
-    fn cache(&mut self, line: &mut Cursor<'_>) -> Result<(), ParseError> {
+    fn state(&mut self, line: &mut Cursor<'_>) -> Result<(), ParseError> {
         line.define('s', self.graph.states.len())?;
         line.expect(b'=')?;
-        line.keyword("cache")?;
-        let key_heads = line.integer_attribute("key_heads")?;
-        let head_width = line.integer_attribute("head_width")?;
-        let state = self.graph.states.push(StateData { key_heads, head_width });
-        self.caches.push((state, line.line()));
+        let state = self.graph.states.push(options::state(line)?);
+        self.states.push((state, line.line()));
         Ok(())
     }
 
@@ -212,9 +214,9 @@ impl Parser {
         }
         self.graph.places[place].carry = carry;
         self.section = Section::Returned;
-        match self.caches.drain(..).find(|&(state, _)| !self.attended[state]) {
+        match self.states.drain(..).find(|&(state, _)| !self.kept[state]) {
             Some((state, number)) => {
-                let message = format!("no attend of this place uses {state}");
+                let message = format!("no operation of this place uses {state}");
                 Cursor::new("", number).fail_at(1, message)
             }
             None => Ok(()),
@@ -259,6 +261,42 @@ impl Parser {
                 weight: and(line, weight)?,
                 bias: if line.take(b',') { Some(weight(line)?) } else { None },
             },
+            "linear_heads" => {
+                let (input, weight) = (value(line)?, and(line, weight)?);
+                line.expect(b',')?;
+                let bias = bias_before(line, b'h')?;
+                let heads = line.integer_attribute("heads")?;
+                Op::LinearHeads { input, weight, bias, heads }
+            }
+            "concat" => {
+                let mut inputs = vec![value(line)?];
+                line.expect(b',')?;
+                while line.peek() == b'v' {
+                    inputs.push(value(line)?);
+                    line.expect(b',')?;
+                }
+                Op::Concat { inputs, heads: line.integer_attribute("heads")? }
+            }
+            "mix" => Op::Mix {
+                input: value(line)?,
+                scores: and(line, value)?,
+                up: and(line, weight)?,
+                down: and(line, weight)?,
+                options: and(line, options::mixture)?,
+            },
+            "convolve" => {
+                let (input, weight) = (value(line)?, and(line, weight)?);
+                line.expect(b',')?;
+                let bias = bias_before(line, b's')?;
+                Op::Convolve { input, weight, bias, state: self.kept_state(line)? }
+            }
+            "recur" => Op::Recur {
+                input: value(line)?,
+                input_gate: and(line, value)?,
+                recurrent_gate: and(line, value)?,
+                decay: and(line, weight)?,
+                state: and(line, |line| self.kept_state(line))?,
+            },
             "split" => Op::Split {
                 input: value(line)?,
                 sizes: and(line, |line| line.list(|line| line.integer("a size")))?,
@@ -289,14 +327,13 @@ impl Parser {
                 line.expect(b',')?;
                 line.peek();
                 let column = line.column();
-                let cache = State::from_u32(line.entity('s')?);
-                let Some(&StateData { key_heads, head_width }) = self.graph.states.get(cache)
-                else {
-                    return line.fail_at(column, format!("{cache} does not exist"));
+                let cache = self.kept_state(line)?;
+                let state = self.graph.states.get(cache);
+                let Some(&StateData::Cache { key_heads, head_width, .. }) = state else {
+                    return line.fail_at(column, format!("{cache} is no cache"));
                 };
-                self.attended[cache] = true;
                 line.expect(b',')?;
-                let options = attention(line, key_heads, head_width)?;
+                let options = options::attention(line, key_heads, head_width)?;
                 let turned = if line.peek() != 0 {
                     line.attribute("rotary")?;
                     Some(rotary(line)?)
@@ -339,6 +376,28 @@ impl Parser {
             }
         })
     }
+
+    /// A state that an operation keeps.
+    fn kept_state(&mut self, line: &mut Cursor<'_>) -> Result<State, ParseError> {
+        line.peek();
+        let column = line.column();
+        let state = State::from_u32(line.entity('s')?);
+        if !self.graph.states.is_valid(state) {
+            return line.fail_at(column, format!("{state} does not exist"));
+        }
+        self.kept[state] = true;
+        Ok(state)
+    }
+}
+
+/// A bias and the comma after it, unless what comes next begins with a letter.
+fn bias_before(line: &mut Cursor<'_>, letter: u8) -> Result<Option<Weight>, ParseError> {
+    if line.peek() == letter {
+        return Ok(None);
+    }
+    let bias = weight(line)?;
+    line.expect(b',')?;
+    Ok(Some(bias))
 }
 
 /// What stands after a comma.
@@ -388,61 +447,6 @@ fn axis(line: &mut Cursor<'_>) -> Result<Axis, ParseError> {
         segments.push(Segment { size, meaning });
         if !line.take(b'+') {
             return Ok(Axis { segments });
-        }
-    }
-}
-
-/// `query_heads=9 scale=0.125 window=4096 softcap=50.0 alibi=[0.5, 0.25]`; the last three may be
-/// missing.
-fn attention(
-    line: &mut Cursor<'_>,
-    key_heads: u32,
-    head_width: u32,
-) -> Result<AttentionData, ParseError> {
-    let query_heads = line.integer_attribute("query_heads")?;
-    let scale = line.number_attribute("scale")?;
-    let mut options = AttentionData::new(query_heads, key_heads, head_width, scale);
-    if line.peek() == b'w' {
-        options.window = Some(line.integer_attribute("window")?);
-    }
-    if line.peek() == b's' {
-        options.softcap = Some(line.number_attribute("softcap")?);
-    }
-    if line.peek() == b'a' {
-        line.attribute("alibi")?;
-        options.alibi = Some(line.list(Cursor::number)?);
-    }
-    Ok(options)
-}
-
-/// `scaling=llama3 factor=8.0 low=1.0 high=4.0 context=8192`, or nothing.
-fn scaling(line: &mut Cursor<'_>) -> Result<Scaling, ParseError> {
-    if matches!(line.peek(), 0 | b'i') {
-        return Ok(Scaling::None);
-    }
-    line.attribute("scaling")?;
-    let name = line.word();
-    match name {
-        "linear" => Ok(Scaling::Linear { factor: line.number_attribute("factor")? }),
-        "llama3" => Ok(Scaling::Llama3 {
-            factor: line.number_attribute("factor")?,
-            low: line.number_attribute("low")?,
-            high: line.number_attribute("high")?,
-            context: line.integer_attribute("context")?,
-        }),
-        "yarn" => Ok(Scaling::Yarn {
-            factor: line.number_attribute("factor")?,
-            fast: line.number_attribute("fast")?,
-            slow: line.number_attribute("slow")?,
-            attention: match line.peek() {
-                b'a' => Some(line.number_attribute("attention")?),
-                _ => None,
-            },
-            context: line.integer_attribute("context")?,
-        }),
-        _ => {
-            line.back(name);
-            line.expected("`linear`, `llama3` or `yarn`")
         }
     }
 }

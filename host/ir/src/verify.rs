@@ -24,7 +24,7 @@
 //!   itself.
 //!
 //! # States and rotary embeddings
-//! - A state belongs to exactly one `attend`.
+//! - A state belongs to exactly one operation.
 //! - Numbers are finite and as [`RotaryData::check`](crate::RotaryData::check) says, also where
 //!   nothing turns by them.
 
@@ -57,7 +57,7 @@ pub fn verify(graph: &Graph) -> Result<(), VerifierErrors> {
         ran: SecondaryMap::with_capacity(graph.nodes.len()),
         seen: SecondaryMap::with_capacity(graph.values.len()),
         used: SecondaryMap::with_capacity(graph.weights.len()),
-        attended: SecondaryMap::with_capacity(graph.states.len()),
+        kept: SecondaryMap::with_capacity(graph.states.len()),
         tokens: None,
     };
     verifier.rotaries();
@@ -77,7 +77,8 @@ struct Verifier<'a> {
     seen: SecondaryMap<Value, Option<Place>>,
     /// Weights that an operation of their place uses.
     used: SecondaryMap<Weight, bool>,
-    attended: SecondaryMap<State, Option<Value>>,
+    /// What the operation gives that a state belongs to.
+    kept: SecondaryMap<State, Option<Value>>,
     /// The node that gives the token ids.
     tokens: Option<Node>,
 }
@@ -219,13 +220,13 @@ impl Verifier<'_> {
         for weight in op.weights() {
             self.weight(place, node, weight);
         }
-        match *op {
-            Op::Attend { cache, .. } if graph.states.is_valid(cache) => {
-                if let Some(other) = self.attended[cache] {
-                    self.error(node, format!("{cache} belongs to {other} already"));
-                }
-                self.attended[cache] = results.first().copied();
+        if let Some(state) = op.state().filter(|&state| graph.states.is_valid(state)) {
+            if let Some(other) = self.kept[state] {
+                self.error(node, format!("{state} belongs to {other} already"));
             }
+            self.kept[state] = results.first().copied();
+        }
+        match *op {
             Op::Tokens if graph.places[place].kind != PlaceKind::Embed => {
                 self.error(node, "token ids come in embed alone");
             }
@@ -302,8 +303,8 @@ impl Verifier<'_> {
             }
         }
         for state in graph.states.keys() {
-            if self.attended[state].is_none() {
-                self.error(state, "no attend uses it");
+            if self.kept[state].is_none() {
+                self.error(state, "no operation uses it");
             }
         }
     }
@@ -312,7 +313,7 @@ impl Verifier<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::Activation;
+    use crate::Activation;
     use crate::{display_errors, parse};
     use engraft_diagnostic::Diagnostic;
 

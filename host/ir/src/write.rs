@@ -3,10 +3,14 @@
 //! One writer serves dumps, the engine file and error reports: a decorator may add lines after
 //! each line that defines something. It prints any graph, also one that does not verify.
 
+use crate::attention::AttentionData;
 use crate::entities::{AnyEntity, Place, State, Weight};
-use crate::graph::{Graph, NodeData, PlaceData, StateData, WeightData};
-use crate::op::{AttentionData, Op, RotaryData, Scaling};
+use crate::graph::{Graph, NodeData, PlaceData, WeightData};
+use crate::mixture::{Bounded, Groups, MixtureData};
+use crate::op::Op;
+use crate::rotary::{RotaryData, Scaling};
 use crate::shape::display_axes;
+use crate::state::StateData;
 use cranelift_entity::SecondaryMap;
 use std::fmt::{self, Display, Write};
 
@@ -119,11 +123,11 @@ impl Declared {
         }
         let mut seen: SecondaryMap<State, bool> = SecondaryMap::with_capacity(graph.states.len());
         for (place, node) in graph.schedule() {
-            if let Some(NodeData { op: Op::Attend { cache, .. }, .. }) = graph.nodes.get(node)
-                && graph.states.is_valid(*cache)
-                && !std::mem::replace(&mut seen[*cache], true)
+            if let Some(state) = graph.nodes.get(node).and_then(|data| data.op.state())
+                && graph.states.is_valid(state)
+                && !std::mem::replace(&mut seen[state], true)
             {
-                declared.states[place].push(*cache);
+                declared.states[place].push(state);
             }
         }
         declared.states.values_mut().for_each(|states| states.sort());
@@ -165,10 +169,17 @@ impl Display for NodeLine<'_> {
             }
             // No value is before it.
             Op::Positions { table } => write!(f, " {table}")?,
+            // Those among the options stand there.
+            Op::Attend { .. } => {}
+            Op::Mix { up, down, .. } => write!(f, ", {up}, {down}")?,
             _ => op.weights().iter().try_for_each(|weight| write!(f, ", {weight}"))?,
         }
         match op {
             Op::Split { sizes, .. } => write!(f, ", {sizes:?}"),
+            Op::LinearHeads { heads, .. } => write!(f, ", heads={heads}"),
+            Op::Concat { heads, .. } => write!(f, ", heads={heads}"),
+            Op::Mix { options, .. } => write!(f, ", {options}"),
+            Op::Convolve { state, .. } | Op::Recur { state, .. } => write!(f, ", {state}"),
             Op::RmsNorm { epsilon, .. }
             | Op::AddRmsNorm { epsilon, .. }
             | Op::LayerNorm { epsilon, .. } => write!(f, ", epsilon={epsilon:?}"),
@@ -209,18 +220,55 @@ impl Display for WeightData {
 
 impl Display for StateData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cache key_heads={} head_width={}", self.key_heads, self.head_width)
+        match self {
+            StateData::Cache { key_heads, head_width, keys_only } => {
+                write!(f, "cache key_heads={key_heads} head_width={head_width}")?;
+                word(f, *keys_only, "keys_only")
+            }
+            StateData::Convolution { channels, taps } => {
+                write!(f, "convolution channels={channels} taps={taps}")
+            }
+            StateData::Recurrence { channels } => write!(f, "recurrence channels={channels}"),
+        }
     }
+}
+
+/// A word that stands where something is so.
+fn word(f: &mut fmt::Formatter<'_>, is: bool, word: &str) -> fmt::Result {
+    if is { write!(f, " {word}") } else { Ok(()) }
 }
 
 impl Display for AttentionData {
     /// Without what its state says.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let AttentionData { query_heads, scale, window, softcap, alibi, .. } = self;
+        let AttentionData { query_heads, scale, window, softcap, alibi, sinks, latent, .. } = self;
         write!(f, "query_heads={query_heads} scale={scale:?}")?;
         window.map_or(Ok(()), |window| write!(f, " window={window}"))?;
         softcap.map_or(Ok(()), |softcap| write!(f, " softcap={softcap:?}"))?;
-        alibi.iter().try_for_each(|slopes| write!(f, " alibi={slopes:?}"))
+        alibi.iter().try_for_each(|slopes| write!(f, " alibi={slopes:?}"))?;
+        sinks.map_or(Ok(()), |sinks| write!(f, " sinks={sinks}"))?;
+        latent.map_or(Ok(()), |latent| write!(f, " latent={latent}"))
+    }
+}
+
+impl Display for MixtureData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MixtureData { chosen, activation, sigmoid, renormalize, scale, .. } = self;
+        write!(f, "chosen={chosen} activation={activation}")?;
+        word(f, *sigmoid, "sigmoid")?;
+        word(f, *renormalize, "renormalize")?;
+        scale.map_or(Ok(()), |scale| write!(f, " scale={scale:?}"))?;
+        self.prefer.map_or(Ok(()), |prefer| write!(f, " prefer={prefer}"))?;
+        if let Some(Groups { groups, chosen, best }) = self.groups {
+            write!(f, " groups={groups} chosen_groups={chosen} best={best}")?;
+        }
+        if let Some([up, down]) = self.biases {
+            write!(f, " up_bias={up} down_bias={down}")?;
+        }
+        match self.bounded {
+            Some(Bounded { bound, slope }) => write!(f, " bound={bound:?} slope={slope:?}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -236,15 +284,20 @@ impl Display for RotaryData {
                 f,
                 " scaling=llama3 factor={factor:?} low={low:?} high={high:?} context={context}"
             )?,
-            Scaling::Yarn { factor, fast, slow, attention, context } => {
+            Scaling::Yarn { factor, fast, slow, attention, context, untruncated } => {
                 write!(f, " scaling=yarn factor={factor:?} fast={fast:?} slow={slow:?}")?;
                 if let Some(attention) = attention {
                     write!(f, " attention={attention:?}")?;
                 }
                 write!(f, " context={context}")?;
+                word(f, *untruncated, "untruncated")?;
+            }
+            Scaling::Long { short, long, attention, context } => {
+                write!(f, " scaling=long short={short:?} long={long:?}")?;
+                write!(f, " attention={attention:?} context={context}")?;
             }
         }
-        if *interleaved { f.write_str(" interleaved") } else { Ok(()) }
+        word(f, *interleaved, "interleaved")
     }
 }
 

@@ -46,7 +46,8 @@ fn block(graph: &mut Graph, i: u32, input: Value, scaling: Scaling) -> Value {
     let interleaved = i % 2 == 1;
     let rotary = RotaryData { head_width: 16, rotated: 16, base: 1e4, scaling, interleaved };
     let rotary = graph.make_rotary(rotary);
-    let cache = graph.states.push(StateData { key_heads: 2, head_width: 16 });
+    let cache = StateData::Cache { key_heads: 2, head_width: 16, keys_only: false };
+    let cache = graph.states.push(cache);
     let x = put(graph, place, Op::RmsNorm { input, weight: norm1, epsilon: 1e-5 });
     let x = put(graph, place, Op::Linear { input: x, weight: qkv, bias: Some(bias) });
     let cut = graph.append(place, Op::Split { input: x, sizes: vec![QUERY, KEY, KEY] });
@@ -86,8 +87,8 @@ fn decoder(blocks: u32) -> Graph {
         Scaling::None,
         Scaling::Linear { factor: 4.0 },
         Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, context: 8192 },
-        Scaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, attention: None, context: 4096 },
-        Scaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, attention: Some(1.1), context: 4096 },
+        Scaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, attention: None, context: 4096, untruncated: false },
+        Scaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, attention: Some(1.1), context: 4096, untruncated: false },
     ];
     for (i, scaling) in (0..blocks).zip(scalings.into_iter().cycle()) {
         x = block(&mut graph, i, x, scaling);

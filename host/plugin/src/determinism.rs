@@ -44,7 +44,7 @@ impl Plugin {
                 }
             }
         }
-        let texts = [&mut first, &mut second].map(|s| s.write(&|_| DType::F32));
+        let texts = [&mut first, &mut second].map(|s| s.write(&|_, _| DType::F32));
         let [one, two] = texts.map(|graph| graph.map(|graph| graph.to_string()));
         if one? != two? {
             return Err(differ("write", "the graph"));

@@ -57,7 +57,11 @@ fn difference(
 /// All of a parameter that is no dialect's business.
 fn described(parameter: &Parameter) -> String {
     let Parameter { name, origin, precision } = parameter;
-    let kept = if *precision == Precision::Keep { ", never quantised" } else { "" };
+    let kept = match precision {
+        Precision::Any => "",
+        Precision::Keep => ", never quantised",
+        Precision::Single => ", in single precision",
+    };
     let what = match (origin, origin.axes()) {
         (Origin::Tied(to), _) => format!("tied to `{}`", escape(to)),
         (_, Ok(axes)) => display_axes(&axes.unwrap_or_default()),

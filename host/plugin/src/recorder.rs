@@ -10,10 +10,10 @@ use crate::error::{Exhausted, Problem, Rejection};
 use cranelift_entity::EntityRef;
 use engraft_diagnostic::escape;
 use engraft_ir::{
-    AttentionData, DType, Graph, Op, Place, PlaceKind, Rotary, RotaryData, StateData, Type, Value,
-    Weight, WeightData,
+    AttentionData, DType, Graph, Op, Place, PlaceKind, Rotary, RotaryData, Scaling, State,
+    StateData, Type, Value, Weight, WeightData,
 };
-use engraft_weights::{Origin, Parameter, full_name};
+use engraft_weights::{Origin, Parameter, Precision, full_name};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A graph under construction.
@@ -56,7 +56,7 @@ impl Recorder {
         kind: PlaceKind,
         parameters: &[Parameter],
         kept: usize,
-        dtype: &dyn Fn(&str) -> DType,
+        dtype: &dyn Fn(&str, Precision) -> DType,
     ) -> Result<Vec<u32>, Problem> {
         self.budget.next_place(kept).map_err(Problem::Limit)?;
         let place = self.graph.make_place(kind);
@@ -88,7 +88,7 @@ impl Recorder {
         place: Place,
         kind: PlaceKind,
         parameter: &Parameter,
-        dtype: &dyn Fn(&str) -> DType,
+        dtype: &dyn Fn(&str, Precision) -> DType,
     ) -> Result<Weight, String> {
         let name = full_name(kind, &parameter.name);
         let data = match &parameter.origin {
@@ -104,7 +104,7 @@ impl Recorder {
             }
             origin => {
                 let axes = origin.axes().map_err(|e| e.to_string())?.unwrap_or_default();
-                WeightData { dtype: dtype(&name), name, axes, tied: None }
+                WeightData { dtype: dtype(&name, parameter.precision), name, axes, tied: None }
             }
         };
         data.check()?;
@@ -203,6 +203,11 @@ impl Recorder {
         Ok(())
     }
 
+    /// Counts bytes of operands that stay with us.
+    pub(crate) fn keep(&mut self, bytes: usize) -> Result<(), Rejection> {
+        Ok(self.budget.keep(bytes)?)
+    }
+
     /// Appends an operation and returns its results.
     pub(crate) fn append(&mut self, op: Op) -> Result<&[Value], Rejection> {
         self.budget.operation()?;
@@ -219,11 +224,42 @@ impl Recorder {
         [query, key, value]: [Value; 3],
         options: AttentionData,
     ) -> Result<&[Value], Rejection> {
-        let AttentionData { key_heads, head_width, .. } = options;
         let slopes = options.alibi.as_ref().map_or(0, Vec::len);
         self.budget.keep(slopes.saturating_mul(size_of::<f64>()))?;
-        let cache = self.graph.states.push(StateData { key_heads, head_width });
+        let cache = self.state(options.state());
         self.append(Op::Attend { query, key, value, cache, rotary: None, options })
+    }
+
+    /// Appends a convolution with a state of its own.
+    pub(crate) fn convolve(
+        &mut self,
+        input: Value,
+        weight: Weight,
+        bias: Option<Weight>,
+    ) -> Result<&[Value], Rejection> {
+        // A weight of another rank is refused when the operation is.
+        let (channels, taps) = match self.graph.weights[weight].shape()[..] {
+            [channels, taps] => (channels, taps),
+            _ => (0, 0),
+        };
+        let state = self.state(StateData::Convolution { channels, taps });
+        self.append(Op::Convolve { input, weight, bias, state })
+    }
+
+    /// Appends a recurrence with a state of its own.
+    pub(crate) fn recur(
+        &mut self,
+        [input, input_gate, recurrent_gate]: [Value; 3],
+        decay: Weight,
+    ) -> Result<&[Value], Rejection> {
+        // What is no row of numbers is refused when the operation is.
+        let channels = self.graph.values[input].ty.width.unwrap_or(0);
+        let state = self.state(StateData::Recurrence { channels });
+        self.append(Op::Recur { input, input_gate, recurrent_gate, decay, state })
+    }
+
+    fn state(&mut self, data: StateData) -> State {
+        self.graph.states.push(data)
     }
 
     /// The rotary embedding with these options; equal ones are one.
@@ -232,15 +268,24 @@ impl Recorder {
         options: RotaryData,
         limits: &Limits,
     ) -> Result<Rotary, Rejection> {
+        if let Scaling::Long { short, long, .. } = &options.scaling {
+            let factors = short.len().saturating_add(long.len());
+            self.budget.keep(factors.saturating_mul(size_of::<f64>()))?;
+        }
         let rotary = self.graph.make_rotary(options);
         within("different rotary embeddings", self.graph.rotaries.len(), limits.rotaries)?;
         Ok(rotary)
     }
 
-    /// Whether the number of parts of a split is within what one place may have.
-    pub(crate) fn check_split(&self, parts: usize, limits: &Limits) -> Result<(), Rejection> {
+    /// Whether the number of values of one operation is within what one place may have.
+    pub(crate) fn check_count(
+        &self,
+        what: &'static str,
+        count: usize,
+        limits: &Limits,
+    ) -> Result<(), Rejection> {
         let limit = limits.operations as usize;
-        Ok(within("parts of a split", parts, limit)?)
+        Ok(within(what, count, limit)?)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::settings::{Field, Setting, check_fields};
 use crate::v0_1::Live;
 use engraft_diagnostic::escape;
 use engraft_ir::{DType, Graph, PlaceKind};
-use engraft_weights::Parameter;
+use engraft_weights::{Parameter, Precision};
 use std::collections::BTreeSet;
 
 /// What a plugin says of a model before anything else is asked.
@@ -157,8 +157,12 @@ impl Session {
         Ok(all.into_iter().map(|(glob, reason)| (glob, escape(&reason))).collect())
     }
 
-    /// Writes the whole graph. `dtype` says how a weight, by its whole name, is stored.
-    pub fn write(&mut self, dtype: &dyn Fn(&str) -> DType) -> Result<Graph, PluginError> {
+    /// Writes the whole graph. `dtype` says how a weight, by its whole name and the precision
+    /// that its parameter asks for, is stored.
+    pub fn write(
+        &mut self,
+        dtype: &dyn Fn(&str, Precision) -> DType,
+    ) -> Result<Graph, PluginError> {
         let outline = self.outline()?;
         // A graph takes names and axes, which are the same in every dialect
         // ([`Plugin::check_dialects`]); a checkpoint has none to go by.

@@ -137,7 +137,7 @@ fn write(blocks: u32, dtype: DType, fused: bool) -> Graph {
     let (q_width, k_width) = (u64::from(HEADS * HEAD), u64::from(KEY_HEADS * HEAD));
     for block in 0..blocks {
         w.place = w.graph.make_place(PlaceKind::Block(block));
-        let state = StateData { key_heads: KEY_HEADS, head_width: HEAD };
+        let state = StateData::Cache { key_heads: KEY_HEADS, head_width: HEAD, keys_only: false };
         let cache = w.graph.states.push(state);
         let normed = norm(&mut w, &mut x, &mut pending);
         let joined = w.linear(normed, WIDTH, q_width + 2 * k_width);

@@ -3,7 +3,7 @@
 //! All of it is description. Nothing here has been compared with a source yet; [`crate::Plan`]
 //! does that.
 
-use engraft_ir::{Axis, Meaning, PlaceKind, Segment};
+use engraft_ir::{Axis, DType, Meaning, PlaceKind, Segment};
 use std::fmt;
 
 /// One change to a tensor. Steps compose left to right.
@@ -91,13 +91,26 @@ pub enum Origin {
     Tied(String),
 }
 
-/// Whether a parameter may be stored in fewer bits than the checkpoint's element type.
+/// How many bits a parameter is stored in: those of the checkpoint's element type, fewer or more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// The quantisation scheme decides.
     Any,
-    /// Never quantised, as a norm or a mixture's router.
+    /// Never quantised, as a norm.
     Keep,
+    /// Never quantised, and of 32-bit floating point whatever the checkpoint's type, as a
+    /// mixture's router.
+    Single,
+}
+
+impl Precision {
+    /// What elements are of in a checkpoint of a type.
+    pub fn dtype(self, checkpoint: DType) -> DType {
+        match self {
+            Precision::Any | Precision::Keep => checkpoint,
+            Precision::Single => DType::F32,
+        }
+    }
 }
 
 /// One parameter of one place.

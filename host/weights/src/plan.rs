@@ -37,8 +37,8 @@ struct Run {
 impl<'a> Plan<'a> {
     /// Plans `parameters`, in the order of places, as elements of type `dtype`.
     ///
-    /// [`crate::Precision`] does not matter here: `Keep` holds off quantisation, while every
-    /// float tensor of a checkpoint is of the checkpoint's one type.
+    /// One whose [`crate::Precision`] is `Single` is of F32 instead; `Keep` does not matter here, for it
+    /// holds off quantisation alone. What is tied has the type of what it is tied to.
     ///
     /// `unused` are patterns (`*.rotary_emb.inv_freq`) of tensors that are left out, with the
     /// reason of each.
@@ -81,7 +81,7 @@ impl<'a> Plan<'a> {
             let name = full_name(*place, &parameter.name);
             let entry = match &parameter.origin {
                 Origin::Tied(to) => tied(&entries, *place, &name, to)?,
-                origin => entry(source, *place, &name, origin, dtype)?,
+                origin => entry(source, *place, &name, origin, parameter.precision.dtype(dtype))?,
             };
             if entries.insert(name.clone(), entry).is_some() {
                 return Err(WeightError::Twice { parameter: name, place: place.to_string() });

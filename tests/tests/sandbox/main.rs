@@ -35,7 +35,7 @@ fn opened(guest: &Guest) -> Session {
 }
 
 fn graph(guest: &Guest) -> Result<Graph, PluginError> {
-    opened(guest).write(&|_| DType::F32)
+    opened(guest).write(&|_, _| DType::F32)
 }
 
 /// Writing its graph must fail; why.
@@ -434,8 +434,8 @@ fn a_dialect_that_says_another_shape_is_found() {
 fn after_a_trap_a_session_is_over_and_another_is_not_touched() {
     let before = graph(&Guest::tame()).expect("a graph").to_string();
     let mut session = opened(&in_the_block("unreachable"));
-    assert!(session.write(&|_| DType::F32).is_err());
-    let error = session.outline().and_then(|_| session.write(&|_| DType::F32));
+    assert!(session.write(&|_, _| DType::F32).is_err());
+    let error = session.outline().and_then(|_| session.write(&|_, _| DType::F32));
     assert!(matches!(*error.expect_err("it is over").kind, Problem::Misused(_)));
     assert_eq!(graph(&Guest::tame()).expect("a graph").to_string(), before);
 }

@@ -39,7 +39,8 @@ fn graph() -> Graph {
     g.places[p].carry = vec![x];
     for block in 0..2 {
         let p = g.make_place(PlaceKind::Block(block));
-        let cache = g.states.push(StateData { key_heads: 1, head_width: 4 });
+        let cache =
+            g.states.push(StateData::Cache { key_heads: 1, head_width: 4, keys_only: false });
         let own = |g: &mut Graph, name: &str, shape: &[u64]| {
             weight(g, p, &format!("transformer.layers.{block}.{name}.weight"), shape)
         };

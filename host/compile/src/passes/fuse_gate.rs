@@ -9,7 +9,8 @@
 //! v3 = gate v0, v2, silu
 //! ```
 //! where nothing else uses `v1`. Factors commute, so the activation may be either; where both
-//! are one, the left one is folded. Both nodes are in one place.
+//! are one, the left one is folded. Both nodes are in one place, and both factors of one width: a
+//! factor that counts for every column is no projection.
 
 use super::{drop_nodes, places};
 use cranelift_entity::SecondaryMap;
@@ -26,7 +27,9 @@ pub(super) fn run(graph: &mut Graph) -> Result<(), TypeError> {
             let from: Node = graph.values[activated].node;
             match graph.nodes[from].op {
                 Op::Activate { input, activation }
-                    if uses[activated] == 1 && places[from] == Some(place) =>
+                    if uses[activated] == 1
+                        && places[from] == Some(place)
+                        && graph.values[activated].ty == graph.values[up].ty =>
                 {
                     Some((from, Op::Gate { gate: input, up, activation }))
                 }

@@ -11,7 +11,7 @@
 //! ```
 //! where both turn by the same rotary embedding, nothing else uses what they give, and all
 //! three are in one place. An attention that turns only its queries, or turns keys by another
-//! embedding, is left as it is.
+//! embedding, is left as it is; so is a latent one, of which keys are values too.
 
 use super::{drop_nodes, places};
 use cranelift_entity::SecondaryMap;
@@ -23,7 +23,12 @@ pub(super) fn run(graph: &mut Graph) -> Result<(), TypeError> {
     let schedule: Vec<_> = graph.schedule().collect();
     let mut dropped = SecondaryMap::new();
     for (place, node) in schedule {
-        let Op::Attend { query, key, rotary: None, .. } = graph.nodes[node].op else { continue };
+        let Op::Attend { query, key, rotary: None, ref options, .. } = graph.nodes[node].op else {
+            continue;
+        };
+        if options.latent.is_some() {
+            continue;
+        }
         let turned = |value| {
             let from = graph.values[value].node;
             match graph.nodes[from].op {

@@ -11,8 +11,8 @@
 //!     v10 = rms_norm v9, w5, epsilon=1e-5         ; f32 [outputs, 576]
 //! ```
 //! and all that follows has the rows `outputs`. Each value that the head takes from before is
-//! gathered once. A head that begins with what needs every token (an attention, a rotation,
-//! positions, the token ids) is gathered right behind the last of those.
+//! gathered once. A head that begins with what needs every token (an attention, a convolution
+//! or a recurrence, a rotation, positions, the token ids) is gathered right behind the last of those.
 
 use cranelift_entity::SecondaryMap;
 use engraft_ir::{Dim, Graph, Node, Op, TypeError, Value, infer};
@@ -28,6 +28,8 @@ pub(super) fn run(graph: &mut Graph) -> Result<(), TypeError> {
                 | Op::Positions { .. }
                 | Op::Rotate { .. }
                 | Op::Attend { .. }
+                | Op::Convolve { .. }
+                | Op::Recur { .. }
                 | Op::Outputs { .. }
         )
     };

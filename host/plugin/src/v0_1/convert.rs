@@ -92,6 +92,7 @@ pub(super) fn parameter(parameter: w::Parameter) -> Parameter {
     let precision = match precision {
         w::Precision::Any => Precision::Any,
         w::Precision::Keep => Precision::Keep,
+        w::Precision::Single => Precision::Single,
     };
     Parameter { name, origin, precision }
 }

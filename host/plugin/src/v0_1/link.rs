@@ -1,11 +1,13 @@
 //! What a guest may call: each function hands its operands to the recorder.
 
-use super::State;
 use super::bindings::engraft::plugin::{config, graph, report, types, weights};
+use super::{Attention, Mixture, State};
 use crate::error::Rejection;
 use crate::recorder::Recorder;
 use engraft_diagnostic::escape;
-use engraft_ir::{Activation, AttentionData, Op, RotaryData, Scaling};
+use engraft_ir::{
+    Activation, AttentionData, Bounded, Groups, MixtureData, Op, RotaryData, Scaling,
+};
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
@@ -58,13 +60,33 @@ impl State {
     /// Sets one of an attention's options.
     fn set_attention(
         &mut self,
-        options: &Resource<AttentionData>,
+        options: &Resource<Attention>,
         set: impl FnOnce(&mut AttentionData),
     ) -> Result<()> {
-        let attention = self.table.get_mut(options)?;
+        let attention = &mut self.table.get_mut(options)?.data;
         set(attention);
         attention.check().or_else(|why| refuse("attention", why))
     }
+
+    /// Sets one of a mixture's options.
+    fn set_mixture(
+        &mut self,
+        options: &Resource<Mixture>,
+        set: impl FnOnce(&mut MixtureData),
+    ) -> Result<()> {
+        let mixture = &mut self.table.get_mut(options)?.data;
+        set(mixture);
+        mixture.check().or_else(|why| refuse("mixture", why))
+    }
+}
+
+/// By any of its names.
+fn activation(call: &str, name: &str) -> Result<Activation, Rejection> {
+    Activation::from_name(name).ok_or_else(|| {
+        let known: Vec<&str> = Activation::names().collect();
+        let (name, known) = (escape(name), known.join(", "));
+        Rejection::Call(format!("{call}: `{name}` is unknown; there are {known}"))
+    })
 }
 
 impl graph::HostRotary for State {
@@ -99,7 +121,30 @@ impl graph::HostRotary for State {
         attention: Option<f64>,
         context: u32,
     ) -> Result<()> {
-        self.scale_rotary(&rotary, Scaling::Yarn { factor, fast, slow, attention, context })
+        let untruncated = false;
+        let yarn = Scaling::Yarn { factor, fast, slow, attention, context, untruncated };
+        self.scale_rotary(&rotary, yarn)
+    }
+
+    fn scale_long(
+        &mut self,
+        rotary: Resource<RotaryData>,
+        short: Vec<f64>,
+        long: Vec<f64>,
+        attention: f64,
+        context: u32,
+    ) -> Result<()> {
+        self.scale_rotary(&rotary, Scaling::Long { short, long, attention, context })
+    }
+
+    fn untruncated(&mut self, rotary: Resource<RotaryData>) -> Result<()> {
+        match &mut self.table.get_mut(&rotary)?.scaling {
+            Scaling::Yarn { untruncated, .. } => {
+                *untruncated = true;
+                Ok(())
+            }
+            _ => refuse("rotary", "untruncated is of YaRN: call `scale-yarn` first".into()),
+        }
     }
 
     fn interleaved(&mut self, rotary: Resource<RotaryData>) -> Result<()> {
@@ -119,31 +164,91 @@ impl graph::HostAttention for State {
         query_heads: u32,
         key_heads: u32,
         head_width: u32,
-    ) -> Result<Resource<AttentionData>> {
+    ) -> Result<Resource<Attention>> {
         let scale = 1.0 / f64::from(head_width.max(1)).sqrt();
         let attention = AttentionData::new(query_heads, key_heads, head_width, scale);
         attention.check().or_else(|why| refuse("attention", why))?;
-        Ok(self.table.push(attention)?)
+        Ok(self.table.push(Attention { data: attention, sinks: None })?)
     }
 
-    fn scale(&mut self, attention: Resource<AttentionData>, factor: f64) -> Result<()> {
+    fn scale(&mut self, attention: Resource<Attention>, factor: f64) -> Result<()> {
         self.set_attention(&attention, |attention| attention.scale = factor)
     }
 
-    fn window(&mut self, attention: Resource<AttentionData>, tokens: u32) -> Result<()> {
+    fn window(&mut self, attention: Resource<Attention>, tokens: u32) -> Result<()> {
         self.set_attention(&attention, |attention| attention.window = Some(tokens))
     }
 
-    fn softcap(&mut self, attention: Resource<AttentionData>, bound: f64) -> Result<()> {
+    fn softcap(&mut self, attention: Resource<Attention>, bound: f64) -> Result<()> {
         self.set_attention(&attention, |attention| attention.softcap = Some(bound))
     }
 
-    fn alibi(&mut self, attention: Resource<AttentionData>, slopes: Vec<f64>) -> Result<()> {
+    fn alibi(&mut self, attention: Resource<Attention>, slopes: Vec<f64>) -> Result<()> {
         self.set_attention(&attention, |attention| attention.alibi = Some(slopes))
     }
 
-    fn drop(&mut self, attention: Resource<AttentionData>) -> Result<()> {
+    fn sinks(&mut self, attention: Resource<Attention>, weight: Weight) -> Result<()> {
+        self.table.get_mut(&attention)?.sinks = Some(weight.index);
+        Ok(())
+    }
+
+    fn latent(&mut self, attention: Resource<Attention>, value_width: u32) -> Result<()> {
+        self.set_attention(&attention, |attention| attention.latent = Some(value_width))
+    }
+
+    fn drop(&mut self, attention: Resource<Attention>) -> Result<()> {
         self.table.delete(attention)?;
+        Ok(())
+    }
+}
+
+impl graph::HostMixture for State {
+    fn new(&mut self, chosen: u32, name: String) -> Result<Resource<Mixture>> {
+        let data = MixtureData::new(chosen, activation("mixture", &name)?);
+        data.check().or_else(|why| refuse("mixture", why))?;
+        Ok(self.table.push(Mixture { data, prefer: None, biases: None })?)
+    }
+
+    fn sigmoid(&mut self, mixture: Resource<Mixture>) -> Result<()> {
+        self.set_mixture(&mixture, |mixture| mixture.sigmoid = true)
+    }
+
+    fn renormalize(&mut self, mixture: Resource<Mixture>) -> Result<()> {
+        self.set_mixture(&mixture, |mixture| mixture.renormalize = true)
+    }
+
+    fn scale(&mut self, mixture: Resource<Mixture>, factor: f64) -> Result<()> {
+        self.set_mixture(&mixture, |mixture| mixture.scale = Some(factor))
+    }
+
+    fn prefer(&mut self, mixture: Resource<Mixture>, bias: Weight) -> Result<()> {
+        self.table.get_mut(&mixture)?.prefer = Some(bias.index);
+        Ok(())
+    }
+
+    fn groups(
+        &mut self,
+        mixture: Resource<Mixture>,
+        groups: u32,
+        chosen: u32,
+        best: u32,
+    ) -> Result<()> {
+        let groups = Some(Groups { groups, chosen, best });
+        self.set_mixture(&mixture, |mixture| mixture.groups = groups)
+    }
+
+    fn biases(&mut self, mixture: Resource<Mixture>, up: Weight, down: Weight) -> Result<()> {
+        self.table.get_mut(&mixture)?.biases = Some([up.index, down.index]);
+        Ok(())
+    }
+
+    fn bounded(&mut self, mixture: Resource<Mixture>, bound: f64, slope: f64) -> Result<()> {
+        let bounded = Some(Bounded { bound, slope });
+        self.set_mixture(&mixture, |mixture| mixture.bounded = bounded)
+    }
+
+    fn drop(&mut self, mixture: Resource<Mixture>) -> Result<()> {
+        self.table.delete(mixture)?;
         Ok(())
     }
 }
@@ -181,6 +286,31 @@ impl graph::HostBuilder for State {
         })
     }
 
+    fn linear_heads(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        weight: Weight,
+        bias: Option<Weight>,
+        heads: u32,
+    ) -> Result<Value> {
+        self.one(&b, |r| {
+            let bias = maybe(r, bias)?;
+            let (input, weight) = (r.value(input.index)?, r.weight(weight.index)?);
+            Ok(Op::LinearHeads { input, weight, bias, heads })
+        })
+    }
+
+    fn concat(&mut self, b: Resource<Recorder>, inputs: Vec<Value>, heads: u32) -> Result<Value> {
+        let recorder = self.table.get_mut(&b)?;
+        recorder.check_count("inputs of a concat", inputs.len(), &self.limits)?;
+        recorder.keep(inputs.len().saturating_mul(size_of::<u32>()))?;
+        self.one(&b, |r| {
+            let inputs: Result<_, _> = inputs.iter().map(|input| r.value(input.index)).collect();
+            Ok(Op::Concat { inputs: inputs?, heads })
+        })
+    }
+
     fn split(
         &mut self,
         b: Resource<Recorder>,
@@ -188,7 +318,7 @@ impl graph::HostBuilder for State {
         sizes: Vec<u64>,
     ) -> Result<Vec<Value>> {
         let recorder = self.table.get_mut(&b)?;
-        recorder.check_split(sizes.len(), &self.limits)?;
+        recorder.check_count("parts of a split", sizes.len(), &self.limits)?;
         let input = recorder.value(input.index)?;
         let results = recorder.append(Op::Split { input, sizes })?;
         Ok(results.iter().map(|value| Value { index: value.as_u32() }).collect())
@@ -256,7 +386,7 @@ impl graph::HostBuilder for State {
         input: Value,
         options: Resource<RotaryData>,
     ) -> Result<Value> {
-        let options = *self.table.get(&options)?;
+        let options = self.table.get(&options)?.clone();
         let limits = self.limits.clone();
         self.one(&b, |r| {
             Ok(Op::Rotate { input: r.value(input.index)?, rotary: r.rotary(options, &limits)? })
@@ -269,10 +399,11 @@ impl graph::HostBuilder for State {
         query: Value,
         key: Value,
         value: Value,
-        options: Resource<AttentionData>,
+        options: Resource<Attention>,
     ) -> Result<Value> {
-        let options = self.table.get(&options)?.clone();
+        let Attention { data: mut options, sinks } = self.table.get(&options)?.clone();
         let recorder = self.table.get_mut(&b)?;
+        options.sinks = sinks.map(|weight| recorder.weight(weight)).transpose()?;
         let operands = [
             recorder.value(query.index)?,
             recorder.value(key.index)?,
@@ -282,13 +413,64 @@ impl graph::HostBuilder for State {
         Ok(Value { index: results[0].as_u32() })
     }
 
+    fn mix(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        scores: Value,
+        up: Weight,
+        down: Weight,
+        options: Resource<Mixture>,
+    ) -> Result<Value> {
+        let Mixture { data: mut options, prefer, biases } = self.table.get(&options)?.clone();
+        self.one(&b, |r| {
+            options.prefer = prefer.map(|weight| r.weight(weight)).transpose()?;
+            options.biases = match biases {
+                Some([up, down]) => Some([r.weight(up)?, r.weight(down)?]),
+                None => None,
+            };
+            let (input, scores) = (r.value(input.index)?, r.value(scores.index)?);
+            let (up, down) = (r.weight(up.index)?, r.weight(down.index)?);
+            Ok(Op::Mix { input, scores, up, down, options })
+        })
+    }
+
+    fn convolve(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        weight: Weight,
+        bias: Option<Weight>,
+    ) -> Result<Value> {
+        let recorder = self.table.get_mut(&b)?;
+        let (input, bias) = (recorder.value(input.index)?, maybe(recorder, bias)?);
+        let weight = recorder.weight(weight.index)?;
+        let results = recorder.convolve(input, weight, bias)?;
+        Ok(Value { index: results[0].as_u32() })
+    }
+
+    fn recur(
+        &mut self,
+        b: Resource<Recorder>,
+        input: Value,
+        input_gate: Value,
+        recurrent_gate: Value,
+        decay: Weight,
+    ) -> Result<Value> {
+        let recorder = self.table.get_mut(&b)?;
+        let operands = [
+            recorder.value(input.index)?,
+            recorder.value(input_gate.index)?,
+            recorder.value(recurrent_gate.index)?,
+        ];
+        let decay = recorder.weight(decay.index)?;
+        let results = recorder.recur(operands, decay)?;
+        Ok(Value { index: results[0].as_u32() })
+    }
+
     fn activate(&mut self, b: Resource<Recorder>, input: Value, name: String) -> Result<Value> {
         self.one(&b, |r| {
-            let activation = Activation::from_name(&name).ok_or_else(|| {
-                let known: Vec<&str> = Activation::names().collect();
-                let (name, known) = (escape(&name), known.join(", "));
-                Rejection::Call(format!("activate: `{name}` is unknown; there are {known}"))
-            })?;
+            let activation = activation("activate", &name)?;
             Ok(Op::Activate { input: r.value(input.index)?, activation })
         })
     }

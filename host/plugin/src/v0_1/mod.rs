@@ -12,7 +12,7 @@ use crate::session::Outline;
 use crate::settings::{Field, Setting};
 use bindings::exports::engraft::plugin::architecture::Guest;
 use engraft_diagnostic::escape;
-use engraft_ir::PlaceKind;
+use engraft_ir::{AttentionData, MixtureData, PlaceKind};
 use engraft_weights::Parameter;
 use limiter::Limiter;
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceAny, ResourceTable};
@@ -27,7 +27,8 @@ mod bindings {
         with: {
             "engraft:plugin/graph.builder": crate::recorder::Recorder,
             "engraft:plugin/graph.rotary": engraft_ir::RotaryData,
-            "engraft:plugin/graph.attention": engraft_ir::AttentionData,
+            "engraft:plugin/graph.attention": super::Attention,
+            "engraft:plugin/graph.mixture": super::Mixture,
         },
     });
 }
@@ -45,6 +46,22 @@ pub(crate) fn serves(version: &str) -> bool {
 
 /// A component with all of its imports found, ready to be instantiated.
 pub(crate) type Linked = bindings::PluginPre<State>;
+
+/// An attention's options while a guest sets them. A weight is an index that nobody has looked
+/// at: which place it must be of is known when the options are used.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    data: AttentionData,
+    sinks: Option<u32>,
+}
+
+/// A mixture's options while a guest sets them; weights as in [`Attention`].
+#[derive(Clone, Debug)]
+pub struct Mixture {
+    data: MixtureData,
+    prefer: Option<u32>,
+    biases: Option<[u32; 2]>,
+}
 
 /// What a store holds of ours.
 pub(crate) struct State {
