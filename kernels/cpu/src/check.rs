@@ -34,6 +34,8 @@ macro_rules! ensure {
     };
 }
 
+mod mixture;
+
 fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usize> {
     match *step {
         Step::Embedding { tokens, table, output } => {
@@ -153,8 +155,24 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
         }
         Step::Activate { input, output, .. } => elementwise(arena, &[input], output)?,
         Step::Gate { gate, up, output, .. } => elementwise(arena, &[gate, up], output)?,
+        Step::Multiply { left, right, output } if right.width == 1 && output.width > 1 => {
+            elementwise(arena, &[left], output)?;
+            inside(arena, &[right])?;
+            shape("rows", right.rows, output.rows)?;
+            apart(output, &[right])?;
+        }
         Step::Add { left, right, output } | Step::Multiply { left, right, output } => {
             elementwise(arena, &[left, right], output)?;
+        }
+        Step::Mix { input, scores, routing, experts, work, output } => {
+            return mixture::mixture(arena, [input, scores, work, output], routing, experts);
+        }
+        Step::Convolve { input, weights, bias, states, spans, slots, output } => {
+            mixture::convolve(arena, [input, states, output], weights, bias, spans, slots)?;
+        }
+        Step::Recur { input, input_gate, recurrent_gate, rates, states, spans, slots, output } => {
+            let matrices = [input, input_gate, recurrent_gate, states, output];
+            mixture::recur(arena, matrices, rates, spans, slots)?;
         }
         Step::Scale { input, output, .. } => elementwise(arena, &[input], output)?,
         Step::Softcap { input, bound, output } => {
@@ -332,8 +350,7 @@ mod tests {
             let (norm, gain) = (Norm::Rms, &floats[..gains]);
             Step::HeadNorm { input: a, norm, gain, head_width, epsilon: 0.0, output: b }
         };
-        let spans =
-            [7, usize::MAX].map(|position| [Span { rows: 4, position, ..Span::default() }]);
+        let spans = [7, usize::MAX].map(|position| [Span { rows: 4, position, ..Span::default() }]);
         let positions = |spans| Step::Positions { table: weights, spans, output: b };
         for (step, reason) in [
             (linear(a, Rows::dense(990, 4, 10)), "outside of an arena of 1000"),
@@ -419,7 +436,7 @@ mod tests {
             let step = Step::Attend {
                 query,
                 key,
-                value,
+                value: Some(value),
                 cache,
                 spans,
                 query_heads,
@@ -451,6 +468,7 @@ mod tests {
             (attend(&[span(0, 2, 5, &[0])], 2, 0, Some(&table)), "position 5 of 6"),
             (with(AttentionOptions { window: Some(0), ..none }), "a window of no tokens"),
             (with(AttentionOptions { alibi: Some(&[0.5]), ..none }), "slopes: 1 where 2"),
+            (with(AttentionOptions { sinks: Some(&[0.5]), ..none }), "sinks: 1 where 2"),
             (with(AttentionOptions { softcap: Some(-1.0), ..none }), "a softcap at"),
         ] {
             assert!(refusal.contains(reason), "{refusal}");

@@ -8,6 +8,7 @@ use crate::{
     lanes::{LANES, Lanes},
     rows::View,
 };
+use std::ops::Range;
 
 /// An activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +23,23 @@ pub enum Activation {
     Relu,
     /// `max(x, 0)²`; NaN stays.
     SquaredRelu,
+    /// `1 / (1 + e^-x)`
+    Sigmoid,
+}
+
+/// What two halves of a layer become together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gating {
+    /// `activation(gate) · up`
+    Plain(Activation),
+    /// `(up + 1) · gate · sigmoid(slope · gate)`, where `gate` is cut off above `bound` and `up`
+    /// beyond `bound` on both sides.
+    BoundedSwish {
+        /// At least zero.
+        bound: f32,
+        /// How steep the sigmoid is.
+        slope: f32,
+    },
 }
 
 /// What is done to two operands, sixteen at a time; one operand is given twice.
@@ -52,11 +70,13 @@ pair!(GeluGate, |gate, up| exp::gelu(gate).mul(up));
 pair!(GeluTanhGate, |gate, up| exp::gelu_tanh(gate).mul(up));
 pair!(ReluGate, |gate, up| exp::relu(gate).mul(up));
 pair!(SquaredReluGate, |gate, up| exp::squared_relu(gate).mul(up));
+pair!(SigmoidGate, |gate, up| exp::sigmoid(gate).mul(up));
 pair!(Silu, |input, _same| exp::silu(input));
 pair!(Gelu, |input, _same| exp::gelu(input));
 pair!(GeluTanh, |input, _same| exp::gelu_tanh(input));
 pair!(Relu, |input, _same| exp::relu(input));
 pair!(SquaredRelu, |input, _same| exp::squared_relu(input));
+pair!(Sigmoid, |input, _same| exp::sigmoid(input));
 
 /// Makes a [`Pair`] of numbers and says what it does with them.
 macro_rules! pair_of {
@@ -81,6 +101,41 @@ pair_of!(Scale(factor), |input| input.mul(L::splat(factor)));
 pair_of!(Softcap(bound), |input| exp::softcap(input, bound));
 pair_of!(Clamp(low, high), |input| L::splat(high).min(L::splat(low).max(input)));
 
+/// `factor · input + sum`, rounded once.
+#[derive(Clone, Copy)]
+struct Accumulate {
+    factor: f32,
+}
+
+impl Pair for Accumulate {
+    #[inline(always)]
+    unsafe fn apply<L: Lanes>(self, input: L, sum: L) -> L {
+        // SAFETY: the machine has the instructions, says the caller.
+        unsafe { input.mul_add(L::splat(self.factor), sum) }
+    }
+}
+
+/// [`Gating::BoundedSwish`]; NaN stays.
+#[derive(Clone, Copy)]
+struct BoundedSwish {
+    bound: f32,
+    slope: f32,
+}
+
+impl Pair for BoundedSwish {
+    #[inline(always)]
+    unsafe fn apply<L: Lanes>(self, gate: L, up: L) -> L {
+        // SAFETY: the machine has the instructions, says the caller.
+        unsafe {
+            let bound = L::splat(self.bound);
+            let gate = bound.min(gate);
+            let up = bound.min(L::splat(-self.bound).max(up));
+            let swish = exp::logistic(gate, gate.mul(L::splat(self.slope)));
+            up.add(L::splat(1.0)).mul(swish)
+        }
+    }
+}
+
 /// `output = activation(input)`; threads share rows and columns.
 ///
 /// # Safety
@@ -101,6 +156,7 @@ pub(crate) unsafe fn activate(
             Activation::GeluTanh => apply(isa, GeluTanh, operands, output, team),
             Activation::Relu => apply(isa, Relu, operands, output, team),
             Activation::SquaredRelu => apply(isa, SquaredRelu, operands, output, team),
+            Activation::Sigmoid => apply(isa, Sigmoid, operands, output, team),
         }
     }
 }
@@ -121,6 +177,7 @@ pub(crate) unsafe fn gate(
             Activation::GeluTanh => apply(isa, GeluTanhGate, operands, output, team),
             Activation::Relu => apply(isa, ReluGate, operands, output, team),
             Activation::SquaredRelu => apply(isa, SquaredReluGate, operands, output, team),
+            Activation::Sigmoid => apply(isa, SigmoidGate, operands, output, team),
         }
     }
 }
@@ -131,10 +188,71 @@ pub(crate) unsafe fn add(isa: Isa, left: View, right: View, output: View, team: 
     unsafe { apply(isa, Sum, [left, right], output, team) }
 }
 
-/// `output = left · right`
+/// `output = left · right`; a right operand of one column counts for every column, and is then
+/// apart from the output.
 pub(crate) unsafe fn multiply(isa: Isa, left: View, right: View, output: View, team: &Team<'_>) {
+    if right.width == output.width {
+        // SAFETY: as promised by the caller.
+        return unsafe { apply(isa, Product, [left, right], output, team) };
+    }
+    let (rows, columns) = share(output, team);
+    for row in rows {
+        // SAFETY: as promised by the caller; this row's columns are this thread's.
+        unsafe {
+            let factor = *right.row(row);
+            let left = left.row(row).add(columns.start).cast_const();
+            let output = output.row(row).add(columns.start);
+            let (pair, n) = (Scale { factor }, columns.len());
+            isa.run(Apply { left, right: left, output, n, pair });
+        }
+    }
+}
+
+/// One stretch of `n` elements: `output = gating(gate, up)`, on the calling thread.
+///
+/// # Safety
+/// All three have `n` elements, and the output is an operand or apart from it.
+pub(crate) unsafe fn gate_stretch(
+    isa: Isa,
+    gating: Gating,
+    [left, right]: [*const f32; 2],
+    output: *mut f32,
+    n: usize,
+) {
+    /// Fills in the pair.
+    macro_rules! run {
+        ($pair:expr) => {
+            isa.run(Apply { left, right, output, n, pair: $pair })
+        };
+    }
     // SAFETY: as promised by the caller.
-    unsafe { apply(isa, Product, [left, right], output, team) }
+    unsafe {
+        match gating {
+            Gating::Plain(Activation::Silu) => run!(SiluGate),
+            Gating::Plain(Activation::Gelu) => run!(GeluGate),
+            Gating::Plain(Activation::GeluTanh) => run!(GeluTanhGate),
+            Gating::Plain(Activation::Relu) => run!(ReluGate),
+            Gating::Plain(Activation::SquaredRelu) => run!(SquaredReluGate),
+            Gating::Plain(Activation::Sigmoid) => run!(SigmoidGate),
+            Gating::BoundedSwish { bound, slope } => run!(BoundedSwish { bound, slope }),
+        }
+    }
+}
+
+/// One stretch of `n` elements: `output = factor · input + output`, on the calling thread.
+///
+/// # Safety
+/// Both have `n` elements and are apart.
+pub(crate) unsafe fn accumulate(
+    isa: Isa,
+    factor: f32,
+    input: *const f32,
+    output: *mut f32,
+    n: usize,
+) {
+    let pair = Accumulate { factor };
+    // SAFETY: as promised by the caller.
+    unsafe { isa.run(Apply { left: input, right: output, output, n, pair }) }
 }
 
 /// `output = factor · input`
@@ -161,14 +279,18 @@ pub(crate) unsafe fn clamp(
     unsafe { apply(isa, Clamp { low, high }, [input, input], output, team) }
 }
 
-/// Threads share the rows; of a few rows, the columns too.
-unsafe fn apply<P: Pair>(isa: Isa, pair: P, operands: [View; 2], output: View, team: &Team<'_>) {
-    let few = output.rows < 4 * team.threads();
-    let (rows, columns) = if few {
+/// A thread's rows and columns: threads share the rows; of a few rows, the columns.
+fn share(output: View, team: &Team<'_>) -> (Range<usize>, Range<usize>) {
+    if output.rows < 4 * team.threads() {
         (0..output.rows, team.part(output.width, 4 * LANES))
     } else {
         (team.part(output.rows, 1), 0..output.width)
-    };
+    }
+}
+
+/// Each thread its share.
+unsafe fn apply<P: Pair>(isa: Isa, pair: P, operands: [View; 2], output: View, team: &Team<'_>) {
+    let (rows, columns) = share(output, team);
     let n = columns.len();
     if n == 0 {
         return;
@@ -220,12 +342,13 @@ mod tests {
     use crate::testing::{bits, noise, run};
     use crate::{Activation, Isa, Rows, Step};
 
-    const ALL: [Activation; 5] = [
+    const ALL: [Activation; 6] = [
         Activation::Silu,
         Activation::Gelu,
         Activation::GeluTanh,
         Activation::Relu,
         Activation::SquaredRelu,
+        Activation::Sigmoid,
     ];
 
     #[test]
@@ -275,6 +398,32 @@ mod tests {
                 let (a, b) = (arena[i], arena[rows * width + i]);
                 assert_eq!(after[2 * rows * width + i].to_bits(), (a + b).to_bits());
                 assert_eq!(after[3 * rows * width + i].to_bits(), (a * b).to_bits());
+            }
+        }
+    }
+
+    #[test]
+    fn a_right_operand_of_one_column_counts_for_every_column() {
+        for (rows, width) in [(1, 70), (3, 200), (40, 17)] {
+            let arena = noise(2 * rows * (width + 1), 14);
+            let wide = Rows::dense(0, rows, width + 1);
+            let (left, right) = (wide.columns(0, width), wide.columns(width, 1));
+            let output = Rows { start: rows * (width + 1), ..left };
+            for isa in Isa::available() {
+                for threads in [1, 2, 3] {
+                    let step = Step::Multiply { left, right, output };
+                    let after = run(isa, threads, &arena, &mut [], &[step]);
+                    let step = Step::Multiply { left, right, output: left };
+                    let in_place = run(isa, threads, &arena, &mut [], &[step]);
+                    for row in 0..rows {
+                        let input = &arena[row * (width + 1)..][..width + 1];
+                        let product = |x: &f32| (x * input[width]).to_bits();
+                        let expected: Vec<u32> = input[..width].iter().map(product).collect();
+                        let at = |start: usize| start + row * (width + 1);
+                        assert_eq!(bits(&after[at(output.start)..][..width]), expected);
+                        assert_eq!(bits(&in_place[at(0)..][..width]), expected);
+                    }
+                }
             }
         }
     }

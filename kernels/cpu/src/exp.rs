@@ -72,9 +72,16 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L) -> L {
 
 /// `x / (1 + e^-y)`: `x` times the logistic function of `y`.
 #[inline(always)]
-unsafe fn logistic<L: Lanes>(x: L, y: L) -> L {
+pub(crate) unsafe fn logistic<L: Lanes>(x: L, y: L) -> L {
     // SAFETY: as promised by the caller.
     unsafe { x.div(L::splat(1.0).add(exp(L::splat(0.0).sub(y)))) }
+}
+
+/// `1 / (1 + e^-x)`
+#[inline(always)]
+pub(crate) unsafe fn sigmoid<L: Lanes>(x: L) -> L {
+    // SAFETY: as promised by the caller.
+    unsafe { logistic(L::splat(1.0), x) }
 }
 
 /// `x · sigmoid(x)`
@@ -162,6 +169,7 @@ mod tests {
     #[derive(Clone, Copy)]
     enum Function {
         Exp,
+        Sigmoid,
         Silu,
         Gelu,
         GeluTanh,
@@ -184,6 +192,7 @@ mod tests {
                     let x = L::load_part(part.as_ptr(), part.len());
                     let y = match self.0 {
                         Function::Exp => exp(x),
+                        Function::Sigmoid => sigmoid(x),
                         Function::Silu => silu(x),
                         Function::Gelu => gelu(x),
                         Function::GeluTanh => gelu_tanh(x),
@@ -294,6 +303,7 @@ mod tests {
     fn activations_are_near_their_definitions() {
         let inputs: Vec<f32> = (-160_000..=160_000).map(|i| i as f32 / 10_000.0).collect();
         let exact = |function, x: f64| match function {
+            Function::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Function::Silu => x / (1.0 + (-x).exp()),
             Function::Gelu => x * normal(x),
             Function::GeluTanh => {
@@ -307,6 +317,7 @@ mod tests {
             Function::Exp => x.exp(),
         };
         for (function, bound) in [
+            (Function::Sigmoid, 2.5e-7),
             (Function::Silu, 2.5e-7),
             (Function::Gelu, 5e-7),
             (Function::GeluTanh, 5e-7),
@@ -329,6 +340,16 @@ mod tests {
             let ends = map(Isa::detect(), function, &[f32::NAN, 1e30, -1e30, 0.0, f32::INFINITY]);
             assert!(ends[0].is_nan());
             assert_eq!(ends[1..], [1e30, 0.0, 0.0, f32::INFINITY]);
+        }
+    }
+
+    #[test]
+    fn the_logistic_function_ends_in_zero_and_one() {
+        for isa in Isa::available() {
+            let ends = [f32::NAN, f32::NEG_INFINITY, -1e30, 0.0, 1e30, f32::INFINITY];
+            let ends = map(isa, Function::Sigmoid, &ends);
+            assert!(ends[0].is_nan());
+            assert_eq!(ends[1..], [0.0, 0.0, 0.5, 1.0, 1.0]);
         }
     }
 }

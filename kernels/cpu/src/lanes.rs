@@ -102,6 +102,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn max(self, other: Self) -> Self;
     /// `self < other ? self : other`, so `other` where either is NaN.
     unsafe fn min(self, other: Self) -> Self;
+    /// `√self`, rounded once.
+    unsafe fn sqrt(self) -> Self;
     /// `|self|`
     unsafe fn abs(self) -> Self;
     /// `self >= 0 ? yes : no`, so `no` for NaN.

@@ -6,9 +6,9 @@
 #![allow(unsafe_code, reason = "threads write disjoint parts of one arena")]
 
 use crate::{
-    Activation, Arena, AttentionOptions, Isa, KvCache, Norm, Pool, RopeTable, Rows, Span, Team,
-    Weights, attention, cache::CacheView, check, elementwise, embedding, heads, linear, norm, rope,
-    rows::View,
+    Activation, Arena, AttentionOptions, Experts, Isa, KvCache, Norm, Pool, RopeTable, Routing,
+    Rows, Span, Team, Weights, attention, cache::CacheView, check, elementwise, embedding, heads,
+    linear, mixture::Mixture, norm, recurrent, rope, rows::View,
 };
 
 /// One kernel call. Matrices are places in the arena; all with a row a token (or a row an
@@ -203,9 +203,65 @@ pub enum Step<'a> {
     Multiply {
         /// A factor.
         left: Rows,
-        /// A factor.
+        /// A factor; of one column, it counts for every column, and is apart from the output.
         right: Rows,
         /// May be one of the operands.
+        output: Rows,
+    },
+    /// Each row through a few of many feed-forward layers, summed by their weights.
+    Mix {
+        /// `[rows, k]`
+        input: Rows,
+        /// `[rows, experts]`: the router's logits.
+        scores: Rows,
+        /// How experts are chosen and weighed.
+        routing: Routing<'a>,
+        /// The layers.
+        experts: Experts<'a>,
+        /// One row of [`workspace`](crate::workspace) floats; apart from all others.
+        work: Rows,
+        /// `[rows, n]`; apart from all operands.
+        output: Rows,
+    },
+    /// A convolution over time, each channel by itself: `output[p] = Σ weights[tap] ·
+    /// input[p - (taps - 1) + tap] + bias` at position `p`.
+    Convolve {
+        /// `[rows, channels]`
+        input: Rows,
+        /// `[taps, channels]`: the last are for the row itself.
+        weights: &'a [f32],
+        /// `[channels]`
+        bias: Option<&'a [f32]>,
+        /// A row of [`convolution_state`](crate::convolution_state) floats for each request that
+        /// runs at a time; apart from all others, and kept from step to step.
+        states: Rows,
+        /// Whose rows they are.
+        spans: &'a [Span<'a>],
+        /// Which of the states is each span's.
+        slots: &'a [u32],
+        /// `[rows, channels]`; apart from the input.
+        output: Rows,
+    },
+    /// A gated linear recurrence, each channel by itself: `h[p] = a · h[p - 1] + √(1 - a²) ·
+    /// sigmoid(input_gate) · input` with `a = exp(rate · sigmoid(recurrent_gate))`, where the
+    /// root is 1 at position 0.
+    Recur {
+        /// `[rows, channels]`
+        input: Rows,
+        /// `[rows, channels]`
+        input_gate: Rows,
+        /// `[rows, channels]`
+        recurrent_gate: Rows,
+        /// `[channels]`, none above zero.
+        rates: &'a [f32],
+        /// A row of as many floats for each request that runs at a time; apart from all others,
+        /// and kept from step to step.
+        states: Rows,
+        /// Whose rows they are.
+        spans: &'a [Span<'a>],
+        /// Which of the states is each span's.
+        slots: &'a [u32],
+        /// `[rows, channels]`; may be one of the operands.
         output: Rows,
     },
     /// `output = factor · input`
@@ -413,6 +469,36 @@ impl Shared {
                 }
                 Step::Multiply { left, right, output } => {
                     elementwise::multiply(isa, view(left), view(right), view(output), team);
+                }
+                Step::Mix { input, scores, routing, experts, work, output } => {
+                    let (input, scores) = (view(input), view(scores));
+                    let (work, output) = (view(work), view(output));
+                    let mixture = Mixture { isa, input, scores, routing, experts, work, output };
+                    mixture.run(scratch, team);
+                }
+                Step::Convolve { input, weights, bias, states, spans, slots, output } => {
+                    let requests = recurrent::Requests { spans, slots, states: view(states) };
+                    let (input, output) = (view(input), view(output));
+                    recurrent::convolve(isa, input, weights, bias, requests, output, team);
+                }
+                Step::Recur {
+                    input,
+                    input_gate,
+                    recurrent_gate,
+                    rates,
+                    states,
+                    spans,
+                    slots,
+                    output,
+                } => {
+                    let requests = recurrent::Requests { spans, slots, states: view(states) };
+                    let recurrence = recurrent::Recurrence {
+                        input: view(input),
+                        input_gate: view(input_gate),
+                        recurrent_gate: view(recurrent_gate),
+                        rates,
+                    };
+                    recurrent::recur(isa, recurrence, requests, view(output), team);
                 }
                 Step::Scale { input, factor, output } => {
                     elementwise::scale(isa, factor, view(input), view(output), team);

@@ -117,6 +117,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe { Avx512(_mm512_sqrt_ps(self.0)) }
+    }
+
+    #[inline(always)]
     unsafe fn abs(self) -> Self {
         // SAFETY: see `splat`.
         unsafe { Avx512(_mm512_abs_ps(self.0)) }

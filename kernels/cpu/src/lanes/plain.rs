@@ -114,6 +114,11 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn sqrt(self) -> Self {
+        Plain(self.0.map(f32::sqrt))
+    }
+
+    #[inline(always)]
     unsafe fn abs(self) -> Self {
         Plain(self.0.map(f32::abs))
     }
