@@ -298,12 +298,7 @@ struct Tile<'a, const N: usize> {
 
 /// Scores become `e^(scale·score - greatest)`; returns their sum, and the sink's with them.
 #[inline(always)]
-unsafe fn softmax<L: Lanes>(
-    scores: *mut f32,
-    length: usize,
-    scale: f32,
-    sink: Option<f32>,
-) -> f32 {
+unsafe fn softmax<L: Lanes>(scores: *mut f32, length: usize, scale: f32, sink: Option<f32>) -> f32 {
     // SAFETY: there are `length` scores and room for sixteen more.
     unsafe {
         L::splat(f32::NEG_INFINITY).store(scores.add(length));

@@ -50,13 +50,7 @@ pub(crate) unsafe fn linear(
 ///
 /// # Safety
 /// Shapes as checked; the output is apart from the input.
-pub(crate) unsafe fn place(
-    input: View,
-    heads: usize,
-    first: usize,
-    output: View,
-    team: &Team<'_>,
-) {
+pub(crate) unsafe fn place(input: View, heads: usize, first: usize, output: View, team: &Team<'_>) {
     let (from, to) = (input.width / heads, output.width / heads);
     for row in team.part(input.rows, 1) {
         for head in 0..heads {
@@ -77,7 +71,8 @@ mod tests {
 
     #[test]
     fn each_head_goes_through_its_own_matrix_as_if_alone() {
-        for (rows, heads, k, n) in [(1, 3, 20, 7), (5, 2, 33, 24), (30, 4, 48, 19), (2, 1, 16, 16)] {
+        for (rows, heads, k, n) in [(1, 3, 20, 7), (5, 2, 33, 24), (30, 4, 48, 19), (2, 1, 16, 16)]
+        {
             for kind in KINDS {
                 let table = Table::new(kind, &noise(heads * n * k, 2));
                 let biases = noise(heads * n, 3);

@@ -101,12 +101,7 @@ impl RopeTable {
     /// `input` and `output` have `head_width` elements; the [row](RopeTable::row) is that of a
     /// position in the table; `L` may be used here.
     #[inline(always)]
-    pub(crate) unsafe fn turn<L: Lanes>(
-        &self,
-        row: usize,
-        input: *const f32,
-        output: *mut f32,
-    ) {
+    pub(crate) unsafe fn turn<L: Lanes>(&self, row: usize, input: *const f32, output: *mut f32) {
         let half = self.half;
         let from = row * half;
         // SAFETY: `rotated <= head_width`, and `new` counted the cosines.
@@ -257,7 +252,8 @@ mod tests {
         let (head_width, rotated, rows) = (12, 8, 3);
         let table = |step: f64| {
             let angle = |i: usize| (i as f64 * step).sin_cos();
-            let (sin, cos) = (0..5 * rotated / 2).map(angle).map(|(s, c)| (s as f32, c as f32)).unzip();
+            let (sin, cos) =
+                (0..5 * rotated / 2).map(angle).map(|(s, c)| (s as f32, c as f32)).unzip();
             RopeTable::new(head_width, rotated, cos, sin)
         };
         let (short, long) = (table(0.37), table(0.11));

@@ -10,28 +10,36 @@ struct Context {
     key_heads: usize,
     group: usize,
     width: usize,
-    /// `[length, (group·key_heads + 2·key_heads) · width]`
+    /// Elements of a value where it is the beginning of a key.
+    latent: Option<usize>,
+    /// `[length, (group·key_heads + 2·key_heads) · width]`; latent ones do not read the values.
     rows: Vec<f32>,
     rope: RopeTable,
     options: AttentionOptions<'static>,
 }
 
 const NONE: AttentionOptions<'static> =
-    AttentionOptions { softcap: None, alibi: None, window: None };
+    AttentionOptions { softcap: None, alibi: None, window: None, sinks: None };
 
 /// For up to six heads.
 const SLOPES: [f32; 6] = [0.5, 0.25, 0.7, 0.0, 0.031_25, 0.1];
 
+/// For up to six heads; one is greater than all scores, one is nothing.
+const SINKS: [f32; 6] = [0.5, -1.25, 20.0, 0.0, -80.0, 1.0];
+
 /// Options in all sorts, for this many query heads.
-fn all_options(query_heads: usize) -> [AttentionOptions<'static>; 6] {
+fn all_options(query_heads: usize) -> [AttentionOptions<'static>; 8] {
     let alibi = Some(&SLOPES[..query_heads]);
+    let sinks = Some(&SINKS[..query_heads]);
     [
         AttentionOptions { window: Some(1), ..NONE },
         AttentionOptions { window: Some(4), ..NONE },
         AttentionOptions { window: Some(33), ..NONE },
         AttentionOptions { softcap: Some(0.5), ..NONE },
         AttentionOptions { alibi, ..NONE },
-        AttentionOptions { softcap: Some(0.7), alibi, window: Some(20) },
+        AttentionOptions { sinks, ..NONE },
+        AttentionOptions { sinks, window: Some(4), ..NONE },
+        AttentionOptions { softcap: Some(0.7), alibi, window: Some(20), sinks },
     ]
 }
 
@@ -47,41 +55,68 @@ impl Context {
             (0..length * rotated / 2).map(|i| f(angle(i)) as f32).collect::<Vec<f32>>()
         };
         let rope = RopeTable::new(width, rotated, table(f64::cos), table(f64::sin));
-        Context { length, key_heads, group, width, rows, rope, options: NONE }
+        Context { length, key_heads, group, width, latent: None, rows, rope, options: NONE }
+    }
+
+    /// Values that are the first `values` elements of keys.
+    fn latent(self, values: usize) -> Context {
+        Context { latent: Some(values), ..self }
+    }
+
+    /// Elements of a value.
+    fn values(&self) -> usize {
+        self.latent.unwrap_or(self.width)
     }
 
     fn outputs(&self) -> usize {
-        self.group * self.key_heads * self.width
+        self.group * self.key_heads * self.values()
+    }
+
+    fn cache(&self, pages: usize, page: usize) -> KvCache {
+        match self.latent {
+            None => KvCache::new(pages, page, self.key_heads, self.width),
+            Some(_) => KvCache::keys_only(pages, page, self.key_heads, self.width),
+        }
+    }
+
+    /// The step over dense rows at the beginning of an arena; outputs follow them.
+    fn step<'a>(&'a self, rows: usize, spans: &'a [Span<'a>]) -> Step<'a> {
+        let (heads, kv) = (self.group * self.key_heads * self.width, self.key_heads * self.width);
+        let all = Rows::dense(0, rows, heads + 2 * kv);
+        Step::Attend {
+            query: all.columns(0, heads),
+            key: all.columns(heads, kv),
+            value: self.latent.is_none().then(|| all.columns(heads + kv, kv)),
+            cache: 0,
+            spans,
+            query_heads: self.group * self.key_heads,
+            scale: 0.3,
+            rotary: Some(&self.rope),
+            options: self.options,
+            output: Rows::dense(rows * all.width, rows, self.outputs()),
+        }
+    }
+
+    /// Elements of a row: queries, keys, values.
+    fn stride(&self) -> usize {
+        (self.group + 2) * self.key_heads * self.width
     }
 
     /// All positions, in chunks of these lengths; the outputs one after the other.
     fn run(&self, isa: Isa, threads: usize, page: usize, chunks: &[usize]) -> Vec<f32> {
         let pages: Vec<u32> = (0..self.length.div_ceil(page) as u32).rev().collect();
-        let mut caches = [KvCache::new(pages.len(), page, self.key_heads, self.width)];
-        let (heads, kv) = (self.outputs(), self.key_heads * self.width);
-        let stride = heads + 2 * kv;
+        let mut caches = [self.cache(pages.len(), page)];
+        let (heads, stride) = (self.outputs(), self.stride());
         let (mut outputs, mut position) = (Vec::new(), 0);
         for &rows in chunks.iter().cycle() {
             let rows = rows.min(self.length - position);
             if rows == 0 {
                 break;
             }
-            let spans = [Span { first_row: 0, rows, position, pages: &pages }];
+            let spans = [Span { rows, position, pages: &pages, ..Span::default() }];
             let mut arena = self.rows[position * stride..(position + rows) * stride].to_vec();
             arena.resize(rows * (stride + heads), f32::NAN);
-            let all = Rows::dense(0, rows, stride);
-            let step = Step::Attend {
-                query: all.columns(0, heads),
-                key: all.columns(heads, kv),
-                value: all.columns(heads + kv, kv),
-                cache: 0,
-                spans: &spans,
-                query_heads: self.group * self.key_heads,
-                scale: 0.3,
-                rotary: Some(&self.rope),
-                options: self.options,
-                output: Rows::dense(rows * stride, rows, heads),
-            };
+            let step = self.step(rows, &spans);
             let after = run(isa, threads, &arena, &mut caches, &[step]);
             assert_eq!(bits(&after[..rows * stride]), bits(&arena[..rows * stride]));
             outputs.extend_from_slice(&after[rows * stride..]);
@@ -91,8 +126,7 @@ impl Context {
     }
 
     fn turned(&self, position: usize, from: usize) -> Vec<f64> {
-        let stride = (self.group + 2) * self.key_heads * self.width;
-        let head = &self.rows[position * stride + from..][..self.width];
+        let head = &self.rows[position * self.stride() + from..][..self.width];
         let mut turned: Vec<f64> = head.iter().map(|&x| f64::from(x)).collect();
         let half = self.rope.half;
         for i in 0..half {
@@ -107,10 +141,10 @@ impl Context {
 
     fn exact(&self, position: usize, head: usize) -> Vec<f64> {
         let (width, heads) = (self.width, self.group * self.key_heads);
-        let stride = (heads + 2 * self.key_heads) * width;
+        let stride = self.stride();
         let key_head = head / self.group;
         let query = self.turned(position, head * width);
-        let AttentionOptions { softcap, alibi, window } = self.options;
+        let AttentionOptions { softcap, alibi, window, sinks } = self.options;
         let seen = |p: usize| window.is_none_or(|window| p + window > position);
         let weights: Vec<f64> = (0..=position)
             .map(|p| {
@@ -123,11 +157,15 @@ impl Context {
                 if seen(p) { score.exp() } else { 0.0 }
             })
             .collect();
-        let sum: f64 = weights.iter().sum();
-        let value = |p: usize, i: usize| {
-            f64::from(self.rows[p * stride + (heads + self.key_heads + key_head) * width + i])
+        let sink = sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+        let sum = weights.iter().sum::<f64>() + sink;
+        let value = |p: usize, i: usize| match self.latent {
+            Some(_) => self.turned(p, (heads + key_head) * width)[i],
+            None => {
+                f64::from(self.rows[p * stride + (heads + self.key_heads + key_head) * width + i])
+            }
         };
-        (0..width)
+        (0..self.values())
             .map(|i| weights.iter().enumerate().map(|(p, w)| w * value(p, i)).sum::<f64>() / sum)
             .collect()
     }
@@ -137,7 +175,7 @@ fn near_exact(context: &Context) {
     for isa in Isa::available() {
         let outputs = context.run(isa, 1, 32, &[context.length]);
         for (i, heads) in outputs.chunks(context.outputs()).enumerate() {
-            for (head, values) in heads.chunks(context.width).enumerate() {
+            for (head, values) in heads.chunks(context.values()).enumerate() {
                 for (value, exact) in values.iter().zip(context.exact(i, head)) {
                     let error = (f64::from(*value) - exact).abs();
                     let options = context.options;
@@ -165,6 +203,24 @@ fn windows_softcaps_and_slopes_are_near_exact_ones() {
     }
 }
 
+#[test]
+fn latent_attention_is_near_the_exact_one() {
+    for (key_heads, group, width, values) in [(1, 3, 40, 32), (1, 19, 24, 24), (2, 2, 72, 50)] {
+        near_exact(&Context::new(40, key_heads, group, width).latent(values));
+    }
+    let context = Context::new(37, 2, 3, 40).latent(32);
+    for options in all_options(6) {
+        near_exact(&Context { options, ..context.clone() });
+    }
+}
+
+#[test]
+fn latent_attention_of_a_real_size_is_near_the_exact_one() {
+    let wide = Context::new(18, 1, 16, 576).latent(512);
+    let rows = wide.rows.iter().map(|x| x / 8.0).collect();
+    near_exact(&Context { rows, ..wide });
+}
+
 /// Checks that rows are the same however the work is divided.
 fn same_bits(context: &Context, threads: &[usize], pages: &[usize]) {
     let one_by_one = bits(&context.run(Isa::Plain, 1, 16, &[1]));
@@ -188,10 +244,21 @@ fn a_row_has_the_same_bits_in_any_chunk_page_size_thread_count_and_instruction_s
 }
 
 #[test]
+fn latent_rows_are_the_same_in_any_division_too() {
+    same_bits(&Context::new(83, 2, 3, 40).latent(32), &[1, 2, 3], &[1, 5, 16, 20, 64]);
+    // More query heads than are taken together.
+    same_bits(&Context::new(51, 1, 37, 24).latent(20), &[1, 3], &[16]);
+}
+
+#[test]
 fn windows_softcaps_and_slopes_keep_a_row_the_same_in_any_division() {
     let context = Context::new(83, 2, 3, 40);
     for options in all_options(6) {
         same_bits(&Context { options, ..context.clone() }, &[1, 3], &[5, 16]);
+    }
+    let latent = Context { length: 47, ..context.clone() }.latent(32);
+    for options in all_options(6) {
+        same_bits(&Context { options, ..latent.clone() }, &[1, 3], &[5, 16]);
     }
     // A window that is never full is none.
     let options = AttentionOptions { window: Some(83), ..NONE };
@@ -204,6 +271,12 @@ fn windows_softcaps_and_slopes_keep_a_row_the_same_in_any_division() {
 fn what_is_behind_the_window_does_not_touch_a_row_even_if_a_neighbour_sees_it() {
     let options = AttentionOptions { window: Some(6), ..NONE };
     let context = Context { options, ..Context::new(40, 1, 2, 24) };
+    for context in [context.clone(), context.latent(24)] {
+        neighbours_do_not_touch(&context);
+    }
+}
+
+fn neighbours_do_not_touch(context: &Context) {
     let mut spoiled = context.clone();
     let stride = 4 * 24;
     // Keys and values of position 10; rows 10 to 15 see it.
@@ -229,7 +302,7 @@ fn parts_of_one_request_may_come_in_any_order() {
     let expected = bits(&context.run(Isa::Plain, 1, 16, &[48]));
     let pages = [0, 1, 2];
     for isa in Isa::available() {
-        let mut caches = [KvCache::new(3, 16, 1, 16)];
+        let mut caches = [context.cache(3, 16)];
         let arena = [&context.rows[32 * 64..], &context.rows[..32 * 64]].concat();
         let arena = [arena, vec![0.0; 48 * 32]].concat();
         let spans = [(0, 16, 32), (16, 32, 0)].map(|(first_row, rows, position)| Span {
@@ -237,20 +310,9 @@ fn parts_of_one_request_may_come_in_any_order() {
             rows,
             position,
             pages: &pages,
+            ..Span::default()
         });
-        let all = Rows::dense(0, 48, 64);
-        let step = Step::Attend {
-            query: all.columns(0, 32),
-            key: all.columns(32, 16),
-            value: all.columns(48, 16),
-            cache: 0,
-            spans: &spans,
-            query_heads: 2,
-            scale: 0.3,
-            rotary: Some(&context.rope),
-            options: NONE,
-            output: Rows::dense(48 * 64, 48, 32),
-        };
+        let step = context.step(48, &spans);
         let after = run(isa, 2, &arena, &mut caches, &[step]);
         let (last, first) = after[48 * 64..].split_at(16 * 32);
         assert_eq!(bits(&[first, last].concat()), expected, "{isa}");
@@ -260,33 +322,27 @@ fn parts_of_one_request_may_come_in_any_order() {
 #[test]
 fn requests_in_one_batch_do_not_touch_each_other_and_share_a_prefix() {
     let context = Context::new(60, 1, 4, 32);
+    for context in [context.clone(), context.latent(20)] {
+        requests_share_a_prefix(&context);
+    }
+}
+
+fn requests_share_a_prefix(context: &Context) {
     let alone = bits(&context.run(Isa::Plain, 1, 16, &[1]));
-    let (heads, kv) = (context.outputs(), 32);
-    let stride = heads + 2 * kv;
+    let (heads, stride) = (context.outputs(), context.stride());
     for isa in Isa::available() {
-        let mut caches = [KvCache::new(12, 16, 1, 32)];
+        let mut caches = [context.cache(12, 16)];
         let steps = |spans: &[(usize, usize, &[u32])], caches: &mut [KvCache]| {
             let total: usize = spans.iter().map(|span| span.1).sum();
             let mut arena = Vec::new();
             let mut placed = Vec::new();
             for &(position, rows, pages) in spans {
-                placed.push(Span { first_row: arena.len() / stride, rows, position, pages });
+                let first_row = arena.len() / stride;
+                placed.push(Span { first_row, rows, position, pages, ..Span::default() });
                 arena.extend_from_slice(&context.rows[position * stride..][..rows * stride]);
             }
             arena.resize(total * (stride + heads), 0.0);
-            let all = Rows::dense(0, total, stride);
-            let step = Step::Attend {
-                query: all.columns(0, heads),
-                key: all.columns(heads, kv),
-                value: all.columns(heads + kv, kv),
-                cache: 0,
-                spans: &placed,
-                query_heads: 4,
-                scale: 0.3,
-                rotary: Some(&context.rope),
-                options: context.options,
-                output: Rows::dense(total * stride, total, heads),
-            };
+            let step = context.step(total, &placed);
             bits(&run(isa, 2, &arena, caches, &[step])[total * stride..])
         };
         let row = |position: usize, rows: usize| &alone[position * heads..][..rows * heads];
@@ -304,33 +360,58 @@ fn requests_in_one_batch_do_not_touch_each_other_and_share_a_prefix() {
 #[test]
 fn what_lies_in_a_page_from_before_is_never_seen() {
     let context = Context::new(20, 1, 2, 16);
-    let clean = bits(&context.run(Isa::Plain, 1, 16, &[20]));
-    for isa in Isa::available() {
-        let mut caches = [KvCache::new(2, 16, 1, 16)];
-        let stride = 4 * 16;
-        let spoiled = vec![f32::NAN; 32 * (stride + 32)];
-        let pages = [0, 1];
-        for (content, rows) in [(&spoiled[..], 32), (&context.rows, 20)] {
-            let mut arena = content[..rows * stride].to_vec();
-            arena.resize(rows * (stride + 32), 0.0);
-            let spans = [Span { first_row: 0, rows, position: 0, pages: &pages }];
-            let all = Rows::dense(0, rows, stride);
-            let step = Step::Attend {
-                query: all.columns(0, 32),
-                key: all.columns(32, 16),
-                value: all.columns(48, 16),
-                cache: 0,
-                spans: &spans,
-                query_heads: 2,
-                scale: 0.3,
-                rotary: (rows == 20).then_some(&context.rope),
-                options: context.options,
-                output: Rows::dense(rows * stride, rows, 32),
+    for context in [context.clone(), context.latent(9)] {
+        let clean = bits(&context.run(Isa::Plain, 1, 16, &[20]));
+        for isa in Isa::available() {
+            let mut caches = [context.cache(2, 16)];
+            let (stride, heads) = (context.stride(), context.outputs());
+            let spoiled = Context {
+                length: 32,
+                rows: vec![f32::NAN; 32 * stride],
+                rope: Context::new(32, 1, 2, 16).rope,
+                ..context.clone()
             };
-            let after = run(isa, 1, &arena, &mut caches, &[step]);
-            if rows == 20 {
-                assert_eq!(bits(&after[rows * stride..]), clean, "{isa}");
+            let pages = [0, 1];
+            for (content, rows) in [(&spoiled, 32), (&context, 20)] {
+                let mut arena = content.rows[..rows * stride].to_vec();
+                arena.resize(rows * (stride + heads), 0.0);
+                let spans = [Span { rows, pages: &pages, ..Span::default() }];
+                let after = run(isa, 1, &arena, &mut caches, &[content.step(rows, &spans)]);
+                if rows == 20 {
+                    assert_eq!(bits(&after[rows * stride..]), clean, "{isa}");
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn requests_of_two_reaches_turn_by_their_own_angles() {
+    let plain = Context::new(30, 1, 2, 24);
+    let other = Context::new(30, 1, 2, 24).rope;
+    let long = {
+        let stretched = |table: &[f32]| table.iter().map(|x| x * 0.75).collect();
+        RopeTable::new(24, 2 * other.half, stretched(&other.cos), stretched(&other.sin))
+    };
+    for plain in [plain.clone(), plain.latent(20)] {
+        let alone = |rope: &RopeTable| {
+            let context = Context { rope: rope.clone(), ..plain.clone() };
+            bits(&context.run(Isa::Plain, 1, 16, &[7]))
+        };
+        let expected = [alone(&other), alone(&long)].concat();
+        let both = other.clone().with_long(1000, long.clone());
+        let context = Context { rope: both, ..plain };
+        for isa in Isa::available() {
+            let mut arena = [context.rows.clone(), context.rows.clone()].concat();
+            let inputs = arena.len();
+            arena.resize(inputs + 60 * context.outputs(), 0.0);
+            let spans = [
+                Span { rows: 30, pages: &[0, 2], reach: 1000, ..Span::default() },
+                Span { first_row: 30, rows: 30, position: 0, pages: &[3, 1], reach: 1001 },
+            ];
+            let mut caches = [context.cache(4, 16)];
+            let after = run(isa, 2, &arena, &mut caches, &[context.step(60, &spans)]);
+            assert_eq!(bits(&after[inputs..]), expected, "{isa}");
         }
     }
 }
