@@ -424,9 +424,9 @@ place head {
     }
 
     #[test]
-    fn a_state_has_an_attention() {
-        let state = crate::StateData { key_heads: 1, head_width: 8 };
-        check(|graph| _ = graph.states.push(state), &["s0: no attend uses it"]);
+    fn a_state_has_an_operation() {
+        let state = crate::StateData::Recurrence { channels: 8 };
+        check(|graph| _ = graph.states.push(state), &["s0: no operation uses it"]);
     }
 
     #[test]
