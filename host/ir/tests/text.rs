@@ -147,6 +147,56 @@ place head {
 }
 "#;
 
+/// Heads, experts and what is kept of requests, with every option.
+const EXPERTS: &str = r#"graph 1
+r0 = rotary head_width=4 rotated=4 base=10000.0 scaling=long short=[1.0, 1.25] long=[1.5, 64.0] attention=1.19 context=4096
+r1 = rotary head_width=8 rotated=4 base=10000.0 scaling=yarn factor=32.0 fast=32.0 slow=1.0 context=4096 untruncated
+place embed {
+    w0 = weight "e" f32 [10 vocabulary, 8]
+    v0 = tokens
+    v1 = embedding v0, w0
+    return v1
+}
+place block 0 {
+    s0 = cache key_heads=1 head_width=8 keys_only
+    s1 = convolution channels=8 taps=4
+    s2 = recurrence channels=8
+    w1 = weight "h" f16 [2, 6, 4 latent]
+    w2 = weight "hb" f16 [12]
+    w3 = weight "s" f16 [2]
+    w4 = weight "c" f16 [8 recurrent, 4]
+    w5 = weight "cb" f16 [8]
+    w6 = weight "d" f16 [8]
+    v2 = linear_heads v1, w1, w2, heads=2
+    v3, v4 = split v1, [4, 4]
+    v5 = rotate v3, r0
+    v6 = concat v2, v5, heads=2
+    v7 = rotate v1, r1
+    v8 = attend v6, v7, v7, s0, query_heads=2 scale=0.5 sinks=w3 latent=4
+    v9 = convolve v8, w4, w5, s1
+    v10 = recur v9, v8, v7, w6, s2
+    return v10
+}
+place block 1 {
+    w7 = weight "r" f32 [4 experts, 8]
+    w8 = weight "u" f16 [4 experts, 12 feed_forward, 8]
+    w9 = weight "w" f16 [4 experts, 8, 6 feed_forward]
+    w10 = weight "p" f32 [4]
+    w11 = weight "ub" f16 [4 experts, 12]
+    w12 = weight "wb" f16 [4 experts, 8]
+    v11 = linear v10, w7
+    v12 = mix v10, v11, w8, w9, chosen=2 activation=silu sigmoid renormalize scale=2.5 prefer=w10 groups=2 chosen_groups=1 best=2 up_bias=w11 down_bias=w12 bound=7.0 slope=1.702
+    v13, v14 = split v12, [7, 1]
+    v15 = activate v14, sigmoid
+    v16 = multiply v12, v15
+    return v16
+}
+place head {
+    v17 = outputs v16
+    return v17
+}
+"#;
+
 fn reprint(text: &str) -> String {
     parse(text).unwrap_or_else(|error| panic!("{error}\n{text}")).to_string()
 }
@@ -171,14 +221,17 @@ fn a_decoder_verifies_and_reads_back() {
 
 #[test]
 fn what_passes_make_reads_back() {
-    let text = reprint(FUSED);
-    assert_eq!(reprint(&text), text);
-    assert_eq!(verify(&parse(FUSED).expect("it parses")), Ok(()));
+    for text in [FUSED, EXPERTS] {
+        let printed = reprint(text);
+        assert_eq!(reprint(&printed), printed);
+        assert_eq!(verify(&parse(text).expect("it parses")), Ok(()));
+    }
 }
 
 #[test]
 fn dense_numbers_stay_as_they_are() {
-    for graph in [decoder(5), parse(FUSED).expect("it parses")] {
+    let read = |text| parse(text).expect("it parses");
+    for graph in [decoder(5), read(FUSED), read(EXPERTS)] {
         assert_eq!(graph.renumber().to_string(), graph.to_string());
     }
 }
@@ -228,7 +281,7 @@ fn mutate(text: &mut Vec<u8>, random: &mut Xorshift) {
 #[test]
 fn no_mutation_of_a_text_panics_the_parser_or_the_verifier() {
     let mut random = Xorshift(0x9e37_79b9_7f4a_7c15);
-    let seeds = [decoder(5).to_string(), reprint(FUSED), FUSED.to_string()];
+    let seeds = [decoder(5).to_string(), reprint(FUSED), FUSED.to_string(), reprint(EXPERTS)];
     let (mut parsed, mut verified) = (0, 0);
     for round in 0..6000 {
         let mut bytes = seeds[round % seeds.len()].clone().into_bytes();

@@ -28,7 +28,8 @@ pub struct Limits {
     pub call_bytes: usize,
     /// Handles that a guest may hold.
     pub handles: usize,
-    /// Our own objects that a guest may hold: options of rotations and attentions.
+    /// Our own objects that a guest may hold: options of rotations, attentions
+    /// and mixtures.
     pub resources: usize,
     /// Bytes of the guest's own stack.
     pub guest_stack: usize,

@@ -139,6 +139,38 @@ impl Guest {
                 (func $alibi (param i32 i32 i32)))
             (import "engraft:plugin/graph@0.1.0" "[constructor]rotary"
                 (func $rotary (param i32 i32 f64) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.linear-heads"
+                (func $linear_heads (param i32 i32 i32 i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.concat"
+                (func $concat (param i32 i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.attend"
+                (func $attend (param i32 i32 i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.mix"
+                (func $mix (param i32 i32 i32 i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.convolve"
+                (func $convolve (param i32 i32 i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]builder.recur"
+                (func $recur (param i32 i32 i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]attention.sinks"
+                (func $sinks (param i32 i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]attention.latent"
+                (func $latent (param i32 i32)))
+            (import "engraft:plugin/graph@0.1.0" "[constructor]mixture"
+                (func $mixture (param i32 i32 i32) (result i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]mixture.scale"
+                (func $weigh (param i32 f64)))
+            (import "engraft:plugin/graph@0.1.0" "[method]mixture.prefer"
+                (func $prefer (param i32 i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]mixture.groups"
+                (func $groups (param i32 i32 i32 i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]mixture.biases"
+                (func $biases (param i32 i32 i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]mixture.bounded"
+                (func $bounded (param i32 f64 f64)))
+            (import "engraft:plugin/graph@0.1.0" "[method]rotary.scale-long"
+                (func $long (param i32 i32 i32 i32 i32 f64 i32)))
+            (import "engraft:plugin/graph@0.1.0" "[method]rotary.untruncated"
+                (func $untruncated (param i32)))
             (import "engraft:plugin/graph@0.1.0" "[resource-drop]builder"
                 (func $give_back (param i32)))
             (memory (export "memory") {memory})

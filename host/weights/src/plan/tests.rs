@@ -329,6 +329,28 @@ fn threads_change_no_byte() {
 }
 
 #[test]
+fn a_parameter_of_single_precision_is_f32_in_a_checkpoint_of_fewer_bits() {
+    let values = numbers(6, 7);
+    let source = Model::new().f32("router", &[3, 2], &values).open();
+    let origin = Origin::Tensor(part("router", &[], &[3, 2]));
+    for (precision, dtype) in [
+        (Precision::Any, DType::BF16),
+        (Precision::Keep, DType::BF16),
+        (Precision::Single, DType::F32),
+    ] {
+        let (place, parameter) = head("w", origin.clone());
+        let parameters = [(place, Parameter { precision, ..parameter })];
+        let plan = Plan::new(&source, &parameters, DType::BF16, &[]).unwrap();
+        let supply = plan.get("transformer.w").unwrap();
+        assert_eq!((supply.dtype, supply.shape()), (dtype, vec![3, 2]));
+        assert_eq!(stream(&plan, "transformer.w").unwrap().len() as u64, supply.bytes());
+        if precision == Precision::Single {
+            assert_eq!(floats(&stream(&plan, "transformer.w").unwrap()), values);
+        }
+    }
+}
+
+#[test]
 fn a_tied_parameter_streams_what_it_is_tied_to() {
     let values = numbers(6, 7);
     let source = Model::new().f32("e", &[3, 2], &values).open();
