@@ -500,7 +500,10 @@ place embed {
             Op::Attend { query: value, key: value, value, cache, rotary: None, options }
         };
         refused(&attend(9, 1, 4, 0.5), "attend: s9 does not exist");
-        refused(&attend(0, 2, 2, 0.5), "attend: s0 is cache key_heads=1 head_width=4: it must be cache key_heads=2 head_width=2");
+        refused(
+            &attend(0, 2, 2, 0.5),
+            "attend: s0 is cache key_heads=1 head_width=4: it must be cache key_heads=2 head_width=2",
+        );
         refused(&attend(0, 1, 4, f64::NAN), "attend: scale is NaN: it must be finite");
         refused(
             &attend(0, u32::MAX, u32::MAX, 0.5),

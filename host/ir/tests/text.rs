@@ -87,8 +87,22 @@ fn decoder(blocks: u32) -> Graph {
         Scaling::None,
         Scaling::Linear { factor: 4.0 },
         Scaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, context: 8192 },
-        Scaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, attention: None, context: 4096, untruncated: false },
-        Scaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, attention: Some(1.1), context: 4096, untruncated: false },
+        Scaling::Yarn {
+            factor: 4.0,
+            fast: 32.0,
+            slow: 1.0,
+            attention: None,
+            context: 4096,
+            untruncated: false,
+        },
+        Scaling::Yarn {
+            factor: 4.0,
+            fast: 32.0,
+            slow: 1.0,
+            attention: Some(1.1),
+            context: 4096,
+            untruncated: false,
+        },
     ];
     for (i, scaling) in (0..blocks).zip(scalings.into_iter().cycle()) {
         x = block(&mut graph, i, x, scaling);
