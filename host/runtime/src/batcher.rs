@@ -6,7 +6,7 @@
 
 use crate::device::{Batch, Span};
 use crate::error::RuntimeError;
-use crate::kv::Blocks;
+use crate::kv::{Blocks, Slots};
 use crate::model::Model;
 use engraft_files::interrupt;
 use std::collections::VecDeque;
@@ -41,6 +41,7 @@ struct Entry {
 struct Running {
     entry: Entry,
     blocks: Blocks,
+    slot: u32,
 }
 
 /// Requests and the model that runs them.
@@ -48,6 +49,7 @@ pub struct Batcher<'m> {
     model: &'m mut Model,
     waiting: VecDeque<Entry>,
     running: Vec<Running>,
+    slots: Slots,
     batch: Batch,
     next: u64,
 }
@@ -55,8 +57,10 @@ pub struct Batcher<'m> {
 impl<'m> Batcher<'m> {
     /// With no requests yet.
     pub fn new(model: &'m mut Model) -> Batcher<'m> {
+        let slots = Slots::new(model.limits().max_batch_size);
         Batcher {
             model,
+            slots,
             waiting: VecDeque::new(),
             running: Vec::new(),
             batch: Batch::default(),
@@ -164,11 +168,13 @@ impl<'m> Batcher<'m> {
 
     /// Lets waiting requests in while there is room, first come first served.
     fn admit(&mut self) {
-        while self.running.len() < self.model.limits().max_batch_size {
+        while self.slots.available() > 0 {
             let Some(entry) = self.waiting.front() else { return };
             let Some(blocks) = self.model.pages_mut().allocate(entry.room) else { return };
-            let Some(entry) = self.waiting.pop_front() else { return };
-            self.running.push(Running { entry, blocks });
+            let (Some(slot), Some(entry)) = (self.slots.take(), self.waiting.pop_front()) else {
+                return;
+            };
+            self.running.push(Running { entry, blocks, slot });
         }
     }
 
@@ -177,7 +183,7 @@ impl<'m> Batcher<'m> {
         let limits = self.model.limits();
         let batch = &mut self.batch;
         batch.clear();
-        for Running { entry, blocks } in &self.running {
+        for Running { entry, blocks, slot } in &self.running {
             let rows_left = limits.max_num_tokens - batch.tokens.len();
             let outputs_left = limits.max_outputs - batch.outputs.len();
             let silent = entry.first_output.saturating_sub(entry.done);
@@ -189,7 +195,8 @@ impl<'m> Batcher<'m> {
             let rows = batch.tokens.len()..batch.tokens.len() + take;
             batch.tokens.extend_from_slice(&entry.tokens[entry.done..entry.done + take]);
             batch.outputs.extend(rows.clone().skip(silent).map(|row| row as u32));
-            batch.spans.push(Span { rows, start: entry.done, blocks: blocks.table().clone() });
+            let (blocks, slot) = (blocks.table().clone(), *slot);
+            batch.spans.push(Span { rows, start: entry.done, blocks, slot, reach: entry.room });
         }
     }
 
@@ -223,6 +230,7 @@ impl<'m> Batcher<'m> {
     fn retire(&mut self, at: usize) {
         let gone = self.running.remove(at);
         self.model.pages_mut().free(gone.blocks);
+        self.slots.free(gone.slot);
     }
 }
 

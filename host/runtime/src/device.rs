@@ -55,6 +55,12 @@ pub struct Span {
     pub start: usize,
     /// The request's blocks in order: position `p` is in `blocks[p / tokens_per_block]`.
     pub blocks: Arc<[u32]>,
+    /// Where what is kept of the request besides is; less than `max_batch_size`, another for
+    /// each request that runs, and the same for as long as it does.
+    pub slot: u32,
+    /// Tokens that the request may ever come to; the same in all its spans. Rotary embeddings
+    /// may depend on it.
+    pub reach: usize,
 }
 
 /// The tokens of one step, of all its requests, without padding.

@@ -1,4 +1,4 @@
-//! The cache's pages: who has which block.
+//! The cache's pages: who has which block; and who has which slot.
 //!
 //! A request gets all blocks of its worst case when it is admitted, so a running request is
 //! never stopped for want of cache; one that does not fit waits. Blocks that were used last are
@@ -71,6 +71,32 @@ impl Pages {
     }
 }
 
+/// Places for what is kept of a request whatever its length: one for each that runs.
+#[derive(Debug)]
+pub struct Slots(Vec<u32>);
+
+impl Slots {
+    /// So many free ones.
+    pub fn new(count: usize) -> Slots {
+        Slots((0..count).rev().map(|slot| slot as u32).collect())
+    }
+
+    /// How many nobody has.
+    pub fn available(&self) -> usize {
+        self.0.len()
+    }
+
+    /// One that nobody has, or `None`.
+    pub fn take(&mut self) -> Option<u32> {
+        self.0.pop()
+    }
+
+    /// Takes one back.
+    pub fn free(&mut self, slot: u32) {
+        self.0.push(slot);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +137,13 @@ mod tests {
         let mut pages = Pages::new(0, 16);
         assert_eq!(pages.allocate(0).expect("nothing").table().len(), 0);
         assert!(pages.allocate(1).is_none());
+    }
+
+    #[test]
+    fn no_slot_is_given_twice() {
+        let mut slots = Slots::new(2);
+        assert_eq!((slots.take(), slots.take(), slots.take()), (Some(0), Some(1), None));
+        slots.free(0);
+        assert_eq!((slots.take(), slots.take()), (Some(0), None));
     }
 }

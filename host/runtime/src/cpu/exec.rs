@@ -4,7 +4,7 @@ use super::plan::{Attention, Call, Plan};
 use super::rope_tables::GrowingTable;
 use crate::device::{Batch, Program};
 use crate::error::RuntimeError;
-use cranelift_entity::{EntityRef, PrimaryMap};
+use cranelift_entity::PrimaryMap;
 use engraft_ir::{Activation, Rotary};
 use engraft_kernels_cpu as kernels;
 use engraft_kernels_cpu::{AttentionOptions, RopeTable, Span, Step};
@@ -16,6 +16,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) tables: &'a PrimaryMap<Rotary, GrowingTable>,
     pub(crate) batch: &'a Batch,
     pub(crate) spans: &'a [Span<'a>],
+    /// Of each span, which of the states that are kept is its request's.
+    pub(crate) slots: &'a [u32],
 }
 
 impl<'a> Inputs<'a> {
@@ -48,6 +50,16 @@ impl<'a> Inputs<'a> {
                 bias: bias.map(vector),
                 output: rows(output),
             },
+            Call::LinearHeads { input, weight, bias, heads, output } => Step::LinearHeads {
+                input: rows(input),
+                weights: weight.elements(self.program)?,
+                bias: bias.map(vector),
+                heads,
+                output: rows(output),
+            },
+            Call::PlaceHeads { input, heads, first, output } => {
+                Step::PlaceHeads { input: rows(input), heads, first, output: rows(output) }
+            }
             Call::RmsNorm { input, gain, epsilon, output } => Step::RmsNorm {
                 input: rows(input),
                 gain: vector(gain),
@@ -89,18 +101,19 @@ impl<'a> Inputs<'a> {
                 output: rows(output),
             },
             Call::Attend { query, key, value, attention, output } => {
-                let Attention { cache, query_heads, scale, rotary, window, softcap, alibi } =
-                    attention;
+                let Attention { cache, query_heads, scale, rotary, .. } = attention;
+                let Attention { window, softcap, alibi, sinks, .. } = attention;
+                let (alibi, sinks) = (alibi.map(vector), sinks.map(vector));
                 Step::Attend {
                     query: rows(query),
                     key: rows(key),
-                    value: rows(value),
-                    cache: cache.index(),
+                    value: value.map(rows),
+                    cache,
                     spans: self.spans,
                     query_heads,
                     scale,
                     rotary: rotary.map(|rotary| self.table(rotary)),
-                    options: AttentionOptions { window, softcap, alibi: alibi.map(vector) },
+                    options: AttentionOptions { window, softcap, alibi, sinks },
                     output: rows(output),
                 }
             }
@@ -127,6 +140,35 @@ impl<'a> Inputs<'a> {
             Call::Softcap { input, bound, output } => {
                 Step::Softcap { input: rows(input), bound, output: rows(output) }
             }
+            Call::Mix { input, scores, mixture, output } => Step::Mix {
+                input: rows(input),
+                scores: rows(scores),
+                routing: mixture.routing(&self.plan.vectors),
+                experts: mixture.experts(self.program, &self.plan.vectors)?,
+                work: mixture.work,
+                output: rows(output),
+            },
+            Call::Convolve { input, taps, bias, states, output } => Step::Convolve {
+                input: rows(input),
+                weights: vector(taps),
+                bias: bias.map(vector),
+                states,
+                spans: self.spans,
+                slots: self.slots,
+                output: rows(output),
+            },
+            Call::Recur { input, gates: [input_gate, recurrent_gate], rates, states, output } => {
+                Step::Recur {
+                    input: rows(input),
+                    input_gate: rows(input_gate),
+                    recurrent_gate: rows(recurrent_gate),
+                    rates: vector(rates),
+                    states,
+                    spans: self.spans,
+                    slots: self.slots,
+                    output: rows(output),
+                }
+            }
             Call::Clamp { input, low, high, output } => {
                 Step::Clamp { input: rows(input), low, high, output: rows(output) }
             }
@@ -134,12 +176,13 @@ impl<'a> Inputs<'a> {
     }
 }
 
-fn kernel(activation: Activation) -> kernels::Activation {
+pub(super) fn kernel(activation: Activation) -> kernels::Activation {
     match activation {
         Activation::Silu => kernels::Activation::Silu,
         Activation::Gelu => kernels::Activation::Gelu,
         Activation::GeluNew => kernels::Activation::GeluTanh,
         Activation::Relu => kernels::Activation::Relu,
         Activation::Relu2 => kernels::Activation::SquaredRelu,
+        Activation::Sigmoid => kernels::Activation::Sigmoid,
     }
 }

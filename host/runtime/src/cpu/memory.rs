@@ -3,11 +3,13 @@
 //! - A split makes views into the rows of what it cuts.
 //! - A value lives from the node that makes it to the last that reads it or a view of it; values
 //!   that never live at the same time share memory, and where a node may write over an operand
-//!   that nobody reads again, it does.
+//!   that nobody reads again, it does. What a node needs to work lives as long as it works.
+//! - What is kept of each request from step to step lives for ever, apart from all of these.
 
+use super::mixture;
 use crate::device::Limits;
 use cranelift_entity::SecondaryMap;
-use engraft_ir::{Dim, Graph, Node, Op, Value};
+use engraft_ir::{Dim, Graph, Node, Op, State, StateData, Value};
 use engraft_kernels_cpu::Rows;
 
 /// Floats that every place is a multiple of: a cache line.
@@ -39,6 +41,8 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct Memory {
     slots: SecondaryMap<Value, Option<Slot>>,
+    work: SecondaryMap<Node, Option<Rows>>,
+    states: SecondaryMap<State, Option<Rows>>,
     /// Floats of the arena.
     pub(crate) floats: usize,
 }
@@ -48,6 +52,7 @@ pub(crate) struct Memory {
 struct Buffer {
     dim: Dim,
     width: usize,
+    floats: usize,
     first: usize,
     last: usize,
 }
@@ -72,6 +77,7 @@ impl Memory {
         let last = last_reads(graph, nodes, output);
         let mut places: SecondaryMap<Value, Option<Place>> = SecondaryMap::new();
         let mut buffers: Vec<Buffer> = Vec::new();
+        let mut workspaces: Vec<(Node, usize)> = Vec::new();
         for (time, &node) in nodes.iter().enumerate() {
             let data = &graph.nodes[node];
             if let Op::Split { input, .. } = &data.op {
@@ -85,6 +91,17 @@ impl Memory {
                 }
                 continue;
             }
+            if let Some(floats) = workspace(graph, &data.op, limits) {
+                workspaces.push((node, buffers.len()));
+                let (dim, first, last) = (Dim::Tokens, time, time);
+                buffers.push(Buffer { dim, width: floats?, floats: floats?, first, last });
+            }
+            let values = data.op.values();
+            let operands: Vec<Place> = values.iter().filter_map(|&value| places[value]).collect();
+            // One operand may be a part of another, which is then read to the end.
+            let is_cut = |whole: Place| {
+                operands.iter().any(|p| p.buffer == whole.buffer && p.width != whole.width)
+            };
             let mut reusable = overwritable(&data.op);
             reusable.dedup();
             for &result in &data.results {
@@ -93,7 +110,8 @@ impl Memory {
                 let dead = reusable.iter().position(|&operand| {
                     places[operand].is_some_and(|place| {
                         let buffer = &buffers[place.buffer];
-                        buffer.last == time && buffer.width == width && place.width == width
+                        let fits = buffer.width == width && place.width == width;
+                        buffer.last == time && fits && !is_cut(place)
                     })
                 });
                 let buffer = match dead.and_then(|at| places[reusable.swap_remove(at)]) {
@@ -102,14 +120,16 @@ impl Memory {
                         place.buffer
                     }
                     None => {
-                        buffers.push(Buffer { dim, width, first: time, last: last[result] });
+                        let floats = floats_of(dim, width, limits)?;
+                        let (first, last) = (time, last[result]);
+                        buffers.push(Buffer { dim, width, floats, first, last });
                         buffers.len() - 1
                     }
                 };
                 places[result] = Some(Place { buffer, column: 0, width });
             }
         }
-        let (starts, floats) = arrange(&buffers, limits)?;
+        let (starts, floats) = arrange(&buffers)?;
         let mut slots = SecondaryMap::new();
         for value in graph.values.keys() {
             slots[value] = places[value].map(|Place { buffer, column, width }| {
@@ -117,7 +137,32 @@ impl Memory {
                 Slot { start: starts[buffer] + column, width, stride, dim }
             });
         }
-        Some(Memory { slots, floats })
+        let mut work = SecondaryMap::new();
+        for (node, buffer) in workspaces {
+            work[node] = Some(Rows::dense(starts[buffer], 1, buffers[buffer].floats));
+        }
+        let mut memory = Memory { slots, work, states: SecondaryMap::new(), floats };
+        for (state, data) in graph.states.iter() {
+            if let Some(width) = kept(data) {
+                let rows = limits.max_batch_size;
+                let place = Rows::dense(memory.floats, rows, width?);
+                let floats = rows.checked_mul(width?)?.checked_next_multiple_of(ALIGN)?;
+                memory.floats = memory.floats.checked_add(floats)?;
+                memory.states[state] = Some(place);
+            }
+        }
+        Some(memory)
+    }
+
+    /// What the threads share while they work on a node, if it needs any.
+    pub(crate) fn work(&self, node: Node) -> Option<Rows> {
+        self.work[node]
+    }
+
+    /// What is kept from step to step: a row for each request that runs at a time. Caches are
+    /// elsewhere.
+    pub(crate) fn state(&self, state: State) -> Option<Rows> {
+        self.states[state]
     }
 
     /// Where a value is; token ids are nowhere.
@@ -137,8 +182,35 @@ fn width(graph: &Graph, value: Value) -> Option<usize> {
     graph.values[value].ty.width.and_then(|width| usize::try_from(width).ok())
 }
 
+fn rows_of(dim: Dim, limits: &Limits) -> usize {
+    if dim == Dim::Outputs { limits.max_outputs } else { limits.max_num_tokens }
+}
+
+/// Floats of a node's workspace; none inside where they cannot be counted.
+fn workspace(graph: &Graph, op: &Op, limits: &Limits) -> Option<Option<usize>> {
+    let Op::Mix { input, down, options, .. } = op else { return None };
+    let rows = rows_of(graph.values[*input].ty.rows, limits);
+    Some(mixture::sizes(graph, *down, options).and_then(|(chosen, inner)| {
+        engraft_kernels_cpu::workspace(rows, chosen, inner)?.checked_next_multiple_of(ALIGN)
+    }))
+}
+
+/// Floats that are kept of each request; none inside where they cannot be counted.
+fn kept(state: &StateData) -> Option<Option<usize>> {
+    let number = |n: u64| usize::try_from(n).ok();
+    match *state {
+        StateData::Cache { .. } => None,
+        StateData::Convolution { channels, taps } => {
+            Some(number(channels).and_then(|channels| {
+                engraft_kernels_cpu::convolution_state(channels, number(taps)?)
+            }))
+        }
+        StateData::Recurrence { channels } => Some(number(channels)),
+    }
+}
+
 fn floats_of(dim: Dim, width: usize, limits: &Limits) -> Option<usize> {
-    let rows = if dim == Dim::Outputs { limits.max_outputs } else { limits.max_num_tokens };
+    let rows = rows_of(dim, limits);
     rows.checked_mul(width)?.checked_next_multiple_of(ALIGN)
 }
 
@@ -177,6 +249,7 @@ fn overwritable(op: &Op) -> Vec<Value> {
         | Op::Activate { .. }
         | Op::Gate { .. }
         | Op::Add { .. }
+        | Op::Recur { .. }
         | Op::Multiply { .. } => op.values(),
         _ => Vec::new(),
     }
@@ -184,14 +257,14 @@ fn overwritable(op: &Op) -> Vec<Value> {
 
 /// Where buffers begin: each at the first gap between those that live at the same time; and
 /// floats of them all.
-fn arrange(buffers: &[Buffer], limits: &Limits) -> Option<(Vec<usize>, usize)> {
+fn arrange(buffers: &[Buffer]) -> Option<(Vec<usize>, usize)> {
     let mut starts = Vec::with_capacity(buffers.len());
     let mut total = 0;
     // Those that may still live, by where they begin.
     let mut living: Vec<(usize, usize, usize)> = Vec::new();
     for buffer in buffers {
         living.retain(|&(_, _, last)| last >= buffer.first);
-        let size = floats_of(buffer.dim, buffer.width, limits)?;
+        let size = buffer.floats;
         let mut start = 0usize;
         for &(from, to, _) in &living {
             if from.saturating_sub(start) >= size && from >= start {

@@ -3,6 +3,7 @@
 mod exec;
 mod machine;
 mod memory;
+mod mixture;
 mod plan;
 #[cfg(test)]
 mod reference;
@@ -13,7 +14,7 @@ pub(crate) use machine::{default_threads, free_memory};
 use crate::device::{Batch, Device, Limits, Program};
 use crate::error::RuntimeError;
 use cranelift_entity::PrimaryMap;
-use engraft_ir::{Graph, Rotary};
+use engraft_ir::{Graph, Rotary, StateData};
 use engraft_kernels_cpu::{Arena, Executor, Isa, KvCache, Span};
 use exec::Inputs;
 use plan::Plan;
@@ -25,8 +26,13 @@ pub(crate) const BLOCK_MULTIPLE: usize = KvCache::BLOCK;
 
 /// Bytes that one token takes in the caches of all attentions.
 pub(crate) fn cache_bytes_of_token(graph: &Graph) -> u64 {
-    let states = graph.states.values();
-    states.map(|s| KvCache::token_bytes(s.key_heads, s.head_width)).fold(0, u64::saturating_add)
+    let bytes = graph.states.values().map(|state| match *state {
+        StateData::Cache { key_heads, head_width, keys_only } => {
+            KvCache::token_bytes(key_heads, head_width, keys_only)
+        }
+        StateData::Convolution { .. } | StateData::Recurrence { .. } => 0,
+    });
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// A program on the CPU.
@@ -72,12 +78,19 @@ impl Cpu {
         }
         let mut tables = PrimaryMap::new();
         for rotary in graph.rotaries.values() {
-            tables.push(GrowingTable::new(*rotary));
+            tables.push(GrowingTable::new(rotary.clone()));
         }
-        let cache = |heads: u32, width: u32| {
-            KvCache::new(limits.blocks, limits.tokens_per_block, heads as usize, width as usize)
+        let cache = |heads: u32, width: u32, keys_only: bool| {
+            let new = if keys_only { KvCache::keys_only } else { KvCache::new };
+            new(limits.blocks, limits.tokens_per_block, heads as usize, width as usize)
         };
-        let caches = graph.states.values().map(|s| cache(s.key_heads, s.head_width)).collect();
+        let caches = graph.states.values().filter_map(|state| match *state {
+            StateData::Cache { key_heads, head_width, keys_only } => {
+                Some(cache(key_heads, head_width, keys_only))
+            }
+            StateData::Convolution { .. } | StateData::Recurrence { .. } => None,
+        });
+        let caches = caches.collect();
         let executor = Executor::new(isa, threads)
             .map_err(|e| RuntimeError::NoThreads { threads, reason: e.to_string() })?;
         // Zeroed memory comes from the system page by page as it is used.
@@ -92,7 +105,8 @@ impl Cpu {
 
     /// What the kernels insist on: a batch that breaks it is our mistake, and no panic.
     fn check(&self, batch: &Batch) -> Result<(), RuntimeError> {
-        let Limits { max_num_tokens, max_outputs, tokens_per_block, blocks, .. } = self.limits;
+        let Limits { max_batch_size, max_num_tokens, max_outputs, .. } = self.limits;
+        let Limits { tokens_per_block, blocks, .. } = self.limits;
         let rows = batch.tokens.len();
         let mut next = 0;
         let mut fits = rows <= max_num_tokens && batch.outputs.len() <= max_outputs;
@@ -107,6 +121,10 @@ impl Cpu {
             fits &= span.blocks.iter().all(|&block| (block as usize) < blocks);
         }
         fits &= next == rows;
+        let mut slots: Vec<u32> = batch.spans.iter().map(|span| span.slot).collect();
+        slots.sort_unstable();
+        fits &= slots.windows(2).all(|pair| pair[0] != pair[1]);
+        fits &= slots.last().is_none_or(|&slot| (slot as usize) < max_batch_size);
         match fits {
             true => Ok(()),
             false => Err(RuntimeError::Bug { reason: "a batch that breaks its limits".into() }),
@@ -127,14 +145,17 @@ impl Device for Cpu {
                 rows: span.rows.len(),
                 position: span.start,
                 pages: &span.blocks,
+                reach: span.reach,
             })
             .collect();
+        let slots: Vec<u32> = batch.spans.iter().map(|span| span.slot).collect();
         let inputs = Inputs {
             program: &*self.program,
             plan: &self.plan,
             tables: &self.tables,
             batch,
             spans: &spans,
+            slots: &slots,
         };
         let steps = inputs.steps()?;
         self.executor.run(&mut self.arena, &mut self.caches, &steps);

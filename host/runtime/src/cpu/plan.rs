@@ -4,12 +4,13 @@
 //! here: they are a thousandth of a model.
 
 use super::memory::{Memory, Slot};
+use super::mixture::{self, Mixture};
 use crate::device::{Limits, Program};
 use crate::error::RuntimeError;
 use engraft_ir::{
-    Activation, AnyEntity, DType, Dim, Graph, Node, NodeData, Op, Rotary, State, Value, Weight,
+    Activation, AnyEntity, DType, Dim, Graph, Node, NodeData, Op, Rotary, StateData, Value, Weight,
 };
-use engraft_kernels_cpu::{Norm, WeightKind, Weights};
+use engraft_kernels_cpu::{Norm, Rows, WeightKind, Weights, convert::to_vec};
 
 /// A matrix among the weights.
 #[derive(Clone, Copy, Debug)]
@@ -26,19 +27,22 @@ impl Matrix {
     }
 }
 
-/// One kernel call. A gain, a bias or slopes are an index into [`Plan::vectors`].
+/// One kernel call. A gain, a bias or slopes are an index into [`Plan::vectors`], and so are taps
+/// and rates. A recurrence's gates are that of the input and that of what is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Call {
     Embedding { table: Matrix, output: Slot },
     Gather { input: Slot, output: Slot },
     Linear { input: Slot, weight: Matrix, bias: Option<usize>, output: Slot },
+    LinearHeads { input: Slot, weight: Matrix, bias: Option<usize>, heads: usize, output: Slot },
+    PlaceHeads { input: Slot, heads: usize, first: usize, output: Slot },
     RmsNorm { input: Slot, gain: usize, epsilon: f32, output: Slot },
     LayerNorm { input: Slot, gain: Option<usize>, bias: Option<usize>, epsilon: f32, output: Slot },
     HeadNorm { input: Slot, norm: Norm, gain: usize, head: usize, epsilon: f32, output: Slot },
     Positions { table: Matrix, output: Slot },
     AddRmsNorm { left: Slot, right: Slot, gain: usize, epsilon: f32, sum: Slot, output: Slot },
     Rotate { input: Slot, rotary: Rotary, output: Slot },
-    Attend { query: Slot, key: Slot, value: Slot, attention: Attention, output: Slot },
+    Attend { query: Slot, key: Slot, value: Option<Slot>, attention: Attention, output: Slot },
     Activate { input: Slot, activation: Activation, output: Slot },
     Gate { gate: Slot, up: Slot, activation: Activation, output: Slot },
     Add { left: Slot, right: Slot, output: Slot },
@@ -46,18 +50,23 @@ pub(crate) enum Call {
     Scale { input: Slot, factor: f32, output: Slot },
     Softcap { input: Slot, bound: f32, output: Slot },
     Clamp { input: Slot, low: f32, high: f32, output: Slot },
+    Mix { input: Slot, scores: Slot, mixture: Mixture, output: Slot },
+    Convolve { input: Slot, taps: usize, bias: Option<usize>, states: Rows, output: Slot },
+    Recur { input: Slot, gates: [Slot; 2], rates: usize, states: Rows, output: Slot },
 }
 
 /// What an attention needs besides its operands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attention {
-    pub(crate) cache: State,
+    /// Which of the caches.
+    pub(crate) cache: usize,
     pub(crate) query_heads: usize,
     pub(crate) scale: f32,
     pub(crate) rotary: Option<Rotary>,
     pub(crate) window: Option<usize>,
     pub(crate) softcap: Option<f32>,
     pub(crate) alibi: Option<usize>,
+    pub(crate) sinks: Option<usize>,
 }
 
 /// What is done in a step.
@@ -90,7 +99,13 @@ impl Plan {
         let mut builder = Builder { program, graph, memory: &memory, vectors: Vec::new() };
         let mut calls = Vec::with_capacity(nodes.len());
         for &node in &nodes {
-            calls.extend(builder.call(&graph.nodes[node])?);
+            match &graph.nodes[node].op {
+                Op::Concat { inputs, heads } => {
+                    let output = builder.slot(graph.nodes[node].results[0])?;
+                    builder.concat(inputs, *heads as usize, output, &mut calls)?;
+                }
+                _ => calls.extend(builder.call(node)?),
+            }
         }
         let mut logits = builder.slot(output)?;
         let vectors = builder.vectors;
@@ -118,7 +133,7 @@ impl Plan {
     }
 }
 
-fn unsupported(reason: &str, place: impl Into<AnyEntity>) -> RuntimeError {
+pub(super) fn unsupported(reason: &str, place: impl Into<AnyEntity>) -> RuntimeError {
     RuntimeError::Unsupported { reason: reason.into(), place: place.into() }
 }
 
@@ -164,14 +179,12 @@ impl Builder<'_> {
         Ok(Matrix { weight, kind })
     }
 
+    fn widened(&self, weight: Weight) -> Result<Vec<f32>, RuntimeError> {
+        Ok(to_vec(self.matrix(weight)?.elements(self.program)?))
+    }
+
     fn vector(&mut self, weight: Weight) -> Result<usize, RuntimeError> {
-        let floats = match self.matrix(weight)?.elements(self.program)? {
-            Weights::F32(bits) => bits.to_vec(),
-            Weights::F16(bits) => bits.iter().map(|&b| half::f16::from_bits(b).to_f32()).collect(),
-            Weights::BF16(bits) => {
-                bits.iter().map(|&b| half::bf16::from_bits(b).to_f32()).collect()
-            }
-        };
+        let floats = self.widened(weight)?;
         Ok(self.keep(floats))
     }
 
@@ -185,13 +198,14 @@ impl Builder<'_> {
     }
 
     /// The call for a node; token ids and splits need none.
-    fn call(&mut self, node: &NodeData) -> Result<Option<Call>, RuntimeError> {
+    fn call(&mut self, id: Node) -> Result<Option<Call>, RuntimeError> {
+        let node: &NodeData = &self.graph.nodes[id];
         let result = |at: usize| -> Result<Slot, RuntimeError> {
             let value = node.results.get(at).copied();
             self.slot(value.ok_or_else(|| unsupported("a result is missing", AnyEntity::Graph))?)
         };
         Ok(Some(match node.op {
-            Op::Tokens | Op::Split { .. } => return Ok(None),
+            Op::Tokens | Op::Split { .. } | Op::Concat { .. } => return Ok(None),
             Op::Embedding { tokens, table } => {
                 let made = self.graph.values[tokens].node;
                 if !matches!(self.graph.nodes[made].op, Op::Tokens) {
@@ -237,23 +251,62 @@ impl Builder<'_> {
             Op::Rotate { input, rotary } => {
                 Call::Rotate { input: self.token_rows(input)?, rotary, output: result(0)? }
             }
+            Op::LinearHeads { input, weight, bias, heads } => {
+                let (input, output) = (self.slot(input)?, result(0)?);
+                let weight = self.matrix(weight)?;
+                let (bias, heads) = (self.maybe_vector(bias)?, heads as usize);
+                Call::LinearHeads { input, weight, bias, heads, output }
+            }
+            Op::Mix { input, scores, up, down, ref options } => {
+                let (input, scores, output) = (self.slot(input)?, self.slot(scores)?, result(0)?);
+                let place = || mixture::homeless(node.results[0]);
+                let work = self.memory.work(id).ok_or_else(place)?;
+                let sizes = mixture::sizes(self.graph, down, options).ok_or_else(place)?;
+                let matrices = [self.matrix(up)?, self.matrix(down)?];
+                let vector = |weight| self.vector(weight);
+                let mixture = Mixture::new(options, matrices, sizes, work, vector)?;
+                Call::Mix { input, scores, mixture, output }
+            }
+            Op::Convolve { input, weight, bias, state } => {
+                let (input, output) = (self.token_rows(input)?, result(0)?);
+                let states = self.memory.state(state);
+                let states = states.ok_or_else(|| mixture::homeless(node.results[0]))?;
+                let weights = self.widened(weight)?;
+                let taps = self.keep(mixture::by_tap(&weights, input.width));
+                let bias = self.maybe_vector(bias)?;
+                Call::Convolve { input, taps, bias, states, output }
+            }
+            Op::Recur { input, input_gate, recurrent_gate, decay, state } => {
+                let (input, output) = (self.token_rows(input)?, result(0)?);
+                let gates = [self.slot(input_gate)?, self.slot(recurrent_gate)?];
+                let states = self.memory.state(state);
+                let states = states.ok_or_else(|| mixture::homeless(node.results[0]))?;
+                let rates = mixture::rates(&self.widened(decay)?);
+                let rates = self.keep(rates);
+                Call::Recur { input, gates, rates, states, output }
+            }
             Op::Attend { query, key, value, cache, rotary, ref options } => {
                 let output = result(0)?;
                 let narrow = |slopes: &Vec<f64>| slopes.iter().map(|&slope| slope as f32).collect();
                 let alibi = options.alibi.as_ref().map(narrow);
+                let before = self.graph.states.iter().take_while(|&(state, _)| state != cache);
+                let is_cache = |state: &StateData| matches!(state, StateData::Cache { .. });
                 let attention = Attention {
-                    cache,
+                    cache: before.filter(|&(_, state)| is_cache(state)).count(),
                     query_heads: options.query_heads as usize,
                     scale: options.scale as f32,
                     rotary,
                     window: options.window.map(|tokens| tokens as usize),
                     softcap: options.softcap.map(|bound| bound as f32),
                     alibi: alibi.map(|slopes| self.keep(slopes)),
+                    sinks: self.maybe_vector(options.sinks)?,
                 };
+                // Where it is latent, values are a part of keys.
+                let value = options.latent.is_none().then_some(value);
                 Call::Attend {
                     query: self.token_rows(query)?,
                     key: self.token_rows(key)?,
-                    value: self.token_rows(value)?,
+                    value: value.map(|value| self.token_rows(value)).transpose()?,
                     attention,
                     output,
                 }
@@ -284,6 +337,23 @@ impl Builder<'_> {
                 Call::Clamp { input: self.slot(input)?, low, high, output: result(0)? }
             }
         }))
+    }
+
+    /// The calls that put heads side by side.
+    fn concat(
+        &self,
+        inputs: &[Value],
+        heads: usize,
+        output: Slot,
+        calls: &mut Vec<Call>,
+    ) -> Result<(), RuntimeError> {
+        let mut first = 0;
+        for &input in inputs {
+            let input = self.slot(input)?;
+            calls.push(Call::PlaceHeads { input, heads, first, output });
+            first += input.width / heads;
+        }
+        Ok(())
     }
 
     fn head_norm(

@@ -1,6 +1,9 @@
 //! The device against the textbook: each operation from its definition, in `f64`, over a whole
 //! prompt at a time, without cache, batches or passes.
 
+mod experts;
+mod latent;
+
 use super::rope_tables::Frequencies;
 use crate::device::Program;
 use crate::evaluate::logits;
@@ -54,22 +57,32 @@ fn heads(
     row.chunks(width).zip(gains).flat_map(|(head, gain)| f(head, gain)).collect()
 }
 
-fn turn(row: &[f64], position: usize, rotary: &RotaryData) -> Vec<f64> {
-    let frequencies = Frequencies::new(rotary).inverse;
+fn turn(row: &[f64], position: usize, tokens: usize, rotary: &RotaryData) -> Vec<f64> {
+    let frequencies = Frequencies::new(rotary);
+    let attention = f64::from(frequencies.attention);
+    let frequencies = frequencies.of_reach(tokens);
     let half = frequencies.len();
     let mut row = row.to_vec();
     for head in row.chunks_mut(rotary.head_width as usize) {
         for (i, &frequency) in frequencies.iter().enumerate() {
             let (a, b) = if rotary.interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
             let (sin, cos) = (position as f64 * f64::from(frequency)).sin_cos();
+            let (sin, cos) = (sin * attention, cos * attention);
             (head[a], head[b]) = (head[a] * cos - head[b] * sin, head[b] * cos + head[a] * sin);
         }
     }
     row
 }
 
-fn attend(query: &Matrix, key: &Matrix, value: &Matrix, options: &AttentionData) -> Matrix {
+fn attend(
+    query: &Matrix,
+    key: &Matrix,
+    value: &Matrix,
+    sinks: Option<&[f64]>,
+    options: &AttentionData,
+) -> Matrix {
     let width = options.head_width as usize;
+    let values = options.latent.unwrap_or(options.head_width) as usize;
     let group = (options.query_heads / options.key_heads) as usize;
     let window = options.window.map_or(usize::MAX, |window| window as usize);
     let attend = |(at, row): (usize, &Vec<f64>)| {
@@ -84,12 +97,12 @@ fn attend(query: &Matrix, key: &Matrix, value: &Matrix, options: &AttentionData)
                 score + slope * (to as f64 - at as f64)
             };
             let powers: Vec<f64> = seen.clone().map(|to| score(to).exp()).collect();
-            let sum: f64 = powers.iter().sum();
+            let sum = powers.iter().sum::<f64>() + sinks.map_or(0.0, |sinks| sinks[head].exp());
             let mix = |i: usize| {
                 let parts = seen.clone().zip(&powers).map(|(to, p)| p * value[to][from + i]);
                 parts.sum::<f64>() / sum
             };
-            (0..width).map(mix).collect::<Vec<f64>>()
+            (0..values).map(mix).collect::<Vec<f64>>()
         };
         row.chunks(width).enumerate().flat_map(head).collect()
     };
@@ -98,6 +111,7 @@ fn attend(query: &Matrix, key: &Matrix, value: &Matrix, options: &AttentionData)
 
 fn activate(activation: Activation, x: f64) -> f64 {
     match activation {
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu => x.max(0.0),
         Activation::Relu2 => x.max(0.0).powi(2),
@@ -137,6 +151,32 @@ fn run(program: &dyn Program, tokens: &[u32]) -> Matrix {
                 };
                 each_row(get(*input), out)
             }
+            Op::LinearHeads { input, weight, bias, heads } => {
+                let weight = load(*weight);
+                let bias = vector(*bias, weight.len(), 0.0);
+                let (count, per) = (*heads as usize, weight.len() / *heads as usize);
+                let out = |row: &[f64]| {
+                    let width = row.len() / count;
+                    let one = |(i, (w, bias)): (usize, (&Vec<f64>, &f64))| {
+                        let head = &row[i / per * width..][..width];
+                        head.iter().zip(w).map(|(a, b)| a * b).sum::<f64>() + bias
+                    };
+                    weight.iter().zip(&bias).enumerate().map(one).collect()
+                };
+                each_row(get(*input), out)
+            }
+            Op::Concat { inputs, heads } => (0..tokens.len())
+                .map(|row| {
+                    let part = |head: usize, input: &Value| {
+                        let row = &get(*input)[row];
+                        let width = row.len() / *heads as usize;
+                        row[head * width..][..width].to_vec()
+                    };
+                    let parts = (0..*heads as usize)
+                        .flat_map(|head| inputs.iter().map(move |input| (head, input)));
+                    parts.flat_map(|(head, input)| part(head, input)).collect()
+                })
+                .collect(),
             Op::Split { input, sizes } => {
                 let mut from = 0;
                 for (&part, &size) in data.results.iter().zip(sizes) {
@@ -167,14 +207,36 @@ fn run(program: &dyn Program, tokens: &[u32]) -> Matrix {
             }
             Op::Rotate { input, rotary } => {
                 let rows = get(*input).iter().enumerate();
-                rows.map(|(at, row)| turn(row, at, &graph.rotaries[*rotary])).collect()
+                rows.map(|(at, row)| turn(row, at, tokens.len(), &graph.rotaries[*rotary]))
+                    .collect()
             }
             Op::Attend { query, key, value, rotary: None, options, .. } => {
-                attend(get(*query), get(*key), get(*value), options)
+                let sinks = options.sinks.map(|sinks| load(sinks).remove(0));
+                attend(get(*query), get(*key), get(*value), sinks.as_deref(), options)
             }
             Op::Activate { input, activation } => each(get(*input), |x| activate(*activation, x)),
             Op::Add { left, right } => both(get(*left), get(*right), |a, b| a + b),
-            Op::Multiply { left, right } => both(get(*left), get(*right), |a, b| a * b),
+            Op::Multiply { left, right } => {
+                let (left, right) = (get(*left), get(*right));
+                let width = left.first().map_or(0, Vec::len);
+                let wide = |row: &[f64]| row.iter().copied().cycle().take(width).collect();
+                both(left, &each_row(right, wide), |a, b| a * b)
+            }
+            Op::Mix { input, scores, up, down, options } => {
+                let biases = options.biases.map(|[up, down]| [load(up), load(down)]);
+                let prefer = options.prefer.map(|prefer| load(prefer).remove(0));
+                let experts = experts::Experts { up: load(*up), down: load(*down), prefer, biases };
+                experts::mix(get(*input), get(*scores), &experts, options)
+            }
+            Op::Convolve { input, weight, bias, .. } => {
+                let weight = load(*weight);
+                let bias = vector(*bias, weight.len(), 0.0);
+                experts::convolve(get(*input), &weight, &bias)
+            }
+            Op::Recur { input, input_gate, recurrent_gate, decay, .. } => {
+                let gates = [get(*input_gate), get(*recurrent_gate)];
+                experts::recur(get(*input), gates, &load(*decay).remove(0))
+            }
             Op::Scale { input, factor } => each(get(*input), |x| x * factor),
             Op::Softcap { input, bound } => each(get(*input), |x| bound * (x / bound).tanh()),
             Op::Clamp { input, low, high } => each(get(*input), |x| x.clamp(*low, *high)),
@@ -244,46 +306,47 @@ place head {
 }
 "#;
 
-fn graph() -> Graph {
-    let graph = parse(TEXT).expect("it parses");
+fn graph(of: &str) -> Graph {
+    let graph = parse(of).expect("it parses");
     assert_eq!(verify(&graph), Ok(()));
     graph
 }
 
-fn model(options: LoadOptions) -> Model {
-    testing::load(graph(), &options).expect("a model")
+fn model(of: &str, options: LoadOptions) -> Model {
+    testing::load(graph(of), &options).expect("a model")
 }
 
 fn text(tokens: usize) -> Vec<u32> {
     (0..tokens).map(|t| ((t * t * 5 + 3 * t + 1) % testing::VOCABULARY) as u32).collect()
 }
 
-#[test]
-fn every_operation_does_what_its_definition_says() {
-    let mut model = model(testing::options());
+/// A graph's logits are those of its definition.
+fn check_logits(of: &str) {
+    let mut model = model(of, testing::options());
     let tokens = text(40);
     let expected = run(model.program(), &tokens);
     let found = logits(&mut model, &[tokens]).expect("runs").remove(0);
     let expected: Vec<f64> = expected.concat();
     assert_eq!(found.len(), expected.len());
     let spread = expected.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-    assert!(spread > 5.0, "the logits differ from each other: {spread}");
+    assert!(spread > 3.0, "the logits differ from each other: {spread}");
     for (at, (&a, b)) in found.iter().zip(&expected).enumerate() {
         assert!((f64::from(a) - b).abs() < 1e-4 * spread, "{at}: {a} is not {b}");
     }
 }
 
-#[test]
-fn every_operation_gives_the_same_bits_in_any_chunk_batch_and_number_of_threads() {
+/// A graph's logits have the same bits however prompts are cut and packed.
+fn check_bits(of: &str) {
     let prompts = [text(70), text(23), text(90)[9..].to_vec()];
-    let whole = logits(&mut model(testing::options()), &prompts).expect("runs");
+    let whole = logits(&mut model(of, testing::options()), &prompts).expect("runs");
     for (chunk, threads, tokens_per_block) in [(5, 1, 16), (64, 3, 32), (33, 2, 48)] {
-        let mut model = model(LoadOptions {
+        let options = LoadOptions {
             max_num_tokens: Some(chunk),
             threads: Some(threads),
             tokens_per_block: Some(tokens_per_block),
             ..testing::options()
-        });
+        };
+        let mut model = model(of, options);
         let found = logits(&mut model, &prompts).expect("runs");
         assert!(found == whole, "chunks of {chunk} on {threads} threads");
         let alone = logits(&mut model, &prompts[1..2]).expect("runs");
@@ -292,8 +355,18 @@ fn every_operation_gives_the_same_bits_in_any_chunk_batch_and_number_of_threads(
 }
 
 #[test]
+fn every_operation_does_what_its_definition_says() {
+    check_logits(TEXT);
+}
+
+#[test]
+fn every_operation_gives_the_same_bits_in_any_chunk_batch_and_number_of_threads() {
+    check_bits(TEXT);
+}
+
+#[test]
 fn a_request_is_no_longer_than_a_table_of_positions() {
     let options = LoadOptions { max_seq_len: Some(201), ..testing::options() };
-    let error = testing::load(graph(), &options).err().expect("refused").to_string();
+    let error = testing::load(graph(TEXT), &options).err().expect("refused").to_string();
     assert_eq!(error, "--max_seq_len is 201: the model's table of positions is shorter");
 }

@@ -14,7 +14,9 @@ use std::f64::consts::TAU;
 pub(crate) struct Frequencies {
     /// Radians a token, for each pair.
     pub(crate) inverse: Vec<f32>,
-    /// 1 but for YaRN.
+    /// Those of requests that may come to more tokens than this, if they have others.
+    pub(crate) long: Option<(usize, Vec<f32>)>,
+    /// 1 but for YaRN and long scalings.
     pub(crate) attention: f32,
 }
 
@@ -32,25 +34,54 @@ impl Frequencies {
                 let stretch = |f| llama3(f, factor, low, high, f64::from(context));
                 (plain.map(stretch).collect(), 1.0)
             }
-            Scaling::Yarn { factor, fast, slow, attention, context } => {
+            Scaling::Yarn { factor, fast, slow, attention, context, untruncated } => {
                 let context = f64::from(context);
                 let attention = attention
                     .unwrap_or_else(|| if factor <= 1.0 { 1.0 } else { 0.1 * factor.ln() + 1.0 });
-                let range = yarn_range(fast, slow, f64::from(width), rotary.base, context);
+                let range =
+                    yarn_range(fast, slow, f64::from(width), rotary.base, context, untruncated);
                 let blend = powers.iter().enumerate();
                 let inverse = blend.map(|(i, &power)| yarn(power, i, factor, range)).collect();
                 (inverse, attention as f32)
             }
+            Scaling::Long { ref short, attention, .. } => {
+                (divided(&powers, short), attention as f32)
+            }
         };
-        Frequencies { inverse, attention }
+        let long = match rotary.scaling {
+            Scaling::Long { ref long, context, .. } => {
+                Some((context as usize, divided(&powers, long)))
+            }
+            _ => None,
+        };
+        Frequencies { inverse, long, attention }
+    }
+
+    /// Those of a request that may come to `reach` tokens.
+    #[cfg(test)]
+    pub(crate) fn of_reach(&self, reach: usize) -> &[f32] {
+        match &self.long {
+            Some((context, long)) if reach > *context => long,
+            _ => &self.inverse,
+        }
     }
 
     /// Cosines and sines of positions from 0, a row each.
     pub(crate) fn table(&self, rotary: &RotaryData, positions: usize) -> RopeTable {
-        let mut cos = Vec::with_capacity(positions * self.inverse.len());
-        let mut sin = Vec::with_capacity(positions * self.inverse.len());
+        let table = self.angles(&self.inverse, rotary, positions);
+        match &self.long {
+            Some((context, long)) => {
+                table.with_long(*context, self.angles(long, rotary, positions))
+            }
+            None => table,
+        }
+    }
+
+    fn angles(&self, inverse: &[f32], rotary: &RotaryData, positions: usize) -> RopeTable {
+        let mut cos = Vec::with_capacity(positions * inverse.len());
+        let mut sin = Vec::with_capacity(positions * inverse.len());
         for position in 0..positions {
-            for frequency in &self.inverse {
+            for frequency in inverse {
                 let angle = f64::from(position as f32 * frequency);
                 cos.push(angle.cos() as f32 * self.attention);
                 sin.push(angle.sin() as f32 * self.attention);
@@ -59,6 +90,11 @@ impl Frequencies {
         let table = RopeTable::new(rotary.head_width as usize, rotary.rotated as usize, cos, sin);
         if rotary.interleaved { table.interleaved() } else { table }
     }
+}
+
+/// Frequencies, each divided by a factor of its own.
+fn divided(powers: &[f32], factors: &[f64]) -> Vec<f32> {
+    powers.iter().zip(factors).map(|(power, &factor)| 1.0 / (factor as f32 * power)).collect()
 }
 
 fn llama3(frequency: f32, factor: f64, low: f64, high: f64, context: f64) -> f32 {
@@ -76,10 +112,21 @@ fn llama3(frequency: f32, factor: f64, low: f64, high: f64, context: f64) -> f32
 }
 
 /// The pairs between which the ramp runs: those that turn `fast` and `slow` times over the
-/// context, to whole pairs outwards.
-fn yarn_range(fast: f64, slow: f64, width: f64, base: f64, context: f64) -> (f64, f64) {
+/// context, to whole pairs outwards unless `untruncated`.
+fn yarn_range(
+    fast: f64,
+    slow: f64,
+    width: f64,
+    base: f64,
+    context: f64,
+    untruncated: bool,
+) -> (f64, f64) {
     let pair = |turns: f64| width * (context / (turns * TAU)).ln() / (2.0 * base.ln());
-    (pair(fast).floor().max(0.0), pair(slow).ceil().min(width - 1.0))
+    let (low, high) = match untruncated {
+        true => (pair(fast), pair(slow)),
+        false => (pair(fast).floor(), pair(slow).ceil()),
+    };
+    (low.max(0.0), high.min(width - 1.0))
 }
 
 fn yarn(power: f32, pair: usize, factor: f64, (low, high): (f64, f64)) -> f32 {
@@ -176,8 +223,14 @@ mod tests {
 
     #[test]
     fn yarn_ramps_between_whole_pairs() {
-        let scaling =
-            Scaling::Yarn { factor: 4.0, fast: 32.0, slow: 1.0, attention: None, context: 4096 };
+        let scaling = Scaling::Yarn {
+            factor: 4.0,
+            fast: 32.0,
+            slow: 1.0,
+            attention: None,
+            context: 4096,
+            untruncated: false,
+        };
         let plain = Frequencies::new(&rotary(10_000.0, 128, Scaling::None));
         let scaled = Frequencies::new(&rotary(10_000.0, 128, scaling));
         // 64·ln(4096/(32·2π))/ln(10000) = 20.94 and 64·ln(4096/2π)/ln(10000) = 45.02
@@ -192,8 +245,49 @@ mod tests {
             slow: 1.0,
             attention: Some(1.25),
             context: 4096,
+            untruncated: false,
         };
         assert_eq!(Frequencies::new(&rotary(10_000.0, 128, said)).attention, 1.25);
+    }
+
+    #[test]
+    fn an_untruncated_ramp_begins_and_ends_between_pairs() {
+        let scaling = Scaling::Yarn {
+            factor: 32.0,
+            fast: 32.0,
+            slow: 1.0,
+            attention: None,
+            context: 4096,
+            untruncated: true,
+        };
+        let plain = Frequencies::new(&rotary(150_000.0, 64, Scaling::None));
+        let scaled = Frequencies::new(&rotary(150_000.0, 64, scaling));
+        let pair = |turns: f64| 32.0 * (4096.0 / (turns * TAU)).ln() / 150_000f64.ln();
+        let (low, high) = (pair(32.0), pair(1.0));
+        assert!(low.fract() > 0.01 && high.fract() > 0.01, "{low} and {high} are no pairs");
+        for (i, (&a, &b)) in plain.inverse.iter().zip(&scaled.inverse).enumerate() {
+            let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+            near(b, f64::from(a) * (ramp / 32.0 + 1.0 - ramp));
+        }
+    }
+
+    #[test]
+    fn long_requests_have_frequencies_of_their_own() {
+        let short = vec![1.0, 1.5, 2.0, 4.0];
+        let long = vec![1.0, 3.0, 10.0, 40.0];
+        let scaling =
+            Scaling::Long { short: short.clone(), long: long.clone(), attention: 1.25, context: 4 };
+        let rotary_of = |scaling| rotary(10_000.0, 8, scaling);
+        let plain = Frequencies::new(&rotary_of(Scaling::None));
+        let both = Frequencies::new(&rotary_of(scaling.clone()));
+        for (i, &frequency) in plain.inverse.iter().enumerate() {
+            near(both.of_reach(4)[i], f64::from(frequency) / short[i]);
+            near(both.of_reach(5)[i], f64::from(frequency) / long[i]);
+        }
+        assert_eq!((both.attention, plain.of_reach(5)), (1.25, &plain.inverse[..]));
+        let mut table = GrowingTable::new(rotary_of(scaling));
+        table.reach(700);
+        assert_eq!(table.table().positions(), 1024);
     }
 
     #[test]
