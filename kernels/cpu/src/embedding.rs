@@ -129,7 +129,8 @@ mod tests {
     #[test]
     fn positions_pick_the_rows_of_a_learned_table() {
         let width = 37;
-        let span = |first_row, rows, position| Span { first_row, rows, position, ..Span::default() };
+        let span =
+            |first_row, rows, position| Span { first_row, rows, position, ..Span::default() };
         let spans = [span(0, 2, 9), span(2, 1, 0), span(3, 2, 5)];
         for kind in KINDS {
             let table = Table::new(kind, &noise(11 * width, 4));
