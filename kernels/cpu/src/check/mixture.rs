@@ -28,7 +28,8 @@ pub(super) fn mixture(
     shape("biases", experts.up_bias.map_or(up, <[f32]>::len), up)?;
     shape("biases", experts.down_bias.map_or(down, <[f32]>::len), down)?;
     if let Gating::BoundedSwish { bound, .. } = experts.gating {
-        ensure!(bound >= 0.0, "experts bounded at {bound}");
+        let bounds = bound >= 0.0;
+        ensure!(bounds, "experts bounded at {bound}");
     }
     let uncountable = || format!("{} rows for {} experts each", input.rows, routing.chosen);
     let needed = mixture::workspace(input.rows, routing.chosen, inner).ok_or_else(uncountable)?;
