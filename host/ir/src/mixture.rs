@@ -113,7 +113,7 @@ impl MixtureData {
             return Err(format!("chosen is {chosen}: there are {experts} experts"));
         }
         let Some(Groups { groups, chosen: taken, best }) = self.groups else { return Ok(()) };
-        if groups == 0 || experts % u64::from(groups) != 0 {
+        if !experts.is_multiple_of(u64::from(groups)) || groups == 0 {
             return Err(format!(
                 "groups is {groups}: it must divide the number of experts, {experts}"
             ));
