@@ -3,15 +3,10 @@
 
 use engraft_plugin_sdk::*;
 
-struct Qwen {
-    base: Base,
-    rope: Rope,
-    windows: Windows,
-    attention_bias: bool,
-}
+struct Qwen;
 
 impl Architecture for Qwen {
-    type Model = Qwen;
+    type Model = Decoder;
     const NAME: &str = "qwen";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["Qwen2ForCausalLM", "Qwen3ForCausalLM"];
@@ -49,57 +44,14 @@ impl Architecture for Qwen {
         Ok([windows, vec![bias]].concat())
     }
 
-    fn open(config: &Settings) -> Result<Qwen, Refusal> {
+    fn open(config: &Settings) -> Result<Decoder, Refusal> {
         let base = Base::open_normed(config)?;
-        let (rope, windows) = (Rope::open(config)?, Windows::open(config, &base)?);
-        Ok(Qwen { base, rope, windows, attention_bias: config.get("attn_bias")? })
-    }
-}
-
-impl Model for Qwen {
-    fn base(&self) -> &Base {
-        &self.base
-    }
-
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let base = &self.base;
-        let (hidden, q) = (base.width(), base.queries());
-        let mut all = Parameters::new(at, dialect);
-        match at {
-            Place::Embed => {
-                all.linear("vocab_embedding", "model.embed_tokens", base.table(), false)
-            }
-            Place::Head => all.head("lm_head", base, false).norm("ln_f", "model.norm", hidden),
-            Place::Block(_) => all
-                .norm("input_layernorm", "input_layernorm", hidden)
-                .head_norms(base)
-                .qkv(QKV, base, self.attention_bias)
-                .linear("attention.dense", "self_attn.o_proj", [hidden, q], false)
-                .norm("post_layernorm", "post_attention_layernorm", hidden)
-                .gated(base, false),
-        };
-        all.done()
-    }
-
-    fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let Base { head_width, rotated, epsilon, .. } = self.base;
-        let x = carry[0];
-        vec![match at {
-            Place::Embed => g.embedding(x, g.parameter("vocab_embedding.weight")),
-            Place::Head => g.dense(g.norm(x, "ln_f", epsilon), "lm_head", false),
-            Place::Block(i) => {
-                let h = g.norm(x, "input_layernorm", epsilon);
-                let [q, k, v] = g.qkv(h, &self.base, self.attention_bias);
-                let [q, k] = g.head_norms([q, k], &self.base);
-                let rotary = self.rope.rotary(head_width, rotated);
-                let attention = self.base.attention();
-                self.windows.limit(&attention, i);
-                let a = g.attend(g.rotate(q, &rotary), g.rotate(k, &rotary), v, &attention);
-                let x = g.add(x, g.dense(a, "attention.dense", false));
-                let h = g.norm(x, "post_layernorm", epsilon);
-                g.add(x, g.gated(h, "mlp", &self.base.activation, false))
-            }
-        }]
+        Ok(Decoder {
+            windows: Windows::open(config, &base)?,
+            bias: Biases { qkv: config.get("attn_bias")?, ..Biases::default() },
+            rope: Some(Rope::open(config)?),
+            ..Decoder::new(base)
+        })
     }
 }
 

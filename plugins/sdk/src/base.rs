@@ -2,7 +2,7 @@
 //! configs and GGUF's metadata say them.
 
 use crate::{
-    ABSENT, Attention, Axis, Field, Names, Outline, REQUIRED, Refusal, Setting, Settings, default,
+    ABSENT, Axis, Field, Names, Outline, REQUIRED, Refusal, Setting, Settings, default,
     feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse, same_as, set, text,
     texts, vocabulary,
 };
@@ -157,14 +157,6 @@ impl Base {
         Outline { blocks: self.blocks, vocabulary: self.vocabulary, context: self.context }
     }
 
-    /// Source tensors that a decoder leaves out.
-    pub fn unused(&self, dialect: &str) -> Vec<(&'static str, &'static str)> {
-        let head = if dialect == "gguf" { "output.weight" } else { "lm_head.weight" };
-        let computed = ("*.rotary_emb.inv_freq", "it is computed from the config");
-        let tied = self.tied.then_some((head, "the head is the embedding's table"));
-        [computed].into_iter().chain(tied).collect()
-    }
-
     /// As a checkpoint's base fields. `positions` is its `position_embedding_type`.
     pub fn settings(&self, architecture: &str, positions: &str) -> Vec<Setting> {
         vec![
@@ -235,11 +227,6 @@ impl Base {
     /// The embedding's table, and the head's.
     pub fn table(&self) -> [Axis; 2] {
         [vocabulary(self.vocabulary), self.width()]
-    }
-
-    /// Plain attention over these heads.
-    pub fn attention(&self) -> Attention {
-        Attention::new(self.heads, self.key_heads, self.head_width)
     }
 
     /// Checks that a plugin whose graph has one activation was asked for that, and says it as a

@@ -2,8 +2,8 @@
 
 use crate::bindings::exports::engraft::plugin::architecture as wit;
 use crate::{
-    Base, Builder, Fallback, Field, Identity, Names, Outline, Parameter, Place, Refusal, Rope,
-    Setting, SettingValue, Settings, Value, fixed, gguf_names, renamed, respelled, set, usual,
+    Base, Builder, Decoder, Fallback, Field, Identity, Names, Net, Outline, Parameter, Place, Refusal,
+    Rope, Scores, Setting, SettingValue, Settings, Value, fixed, gguf_names, renamed, respelled, set, usual,
 };
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -47,6 +47,11 @@ pub trait Architecture: Sized + 'static {
         Vec::new()
     }
 
+    /// Fields of its own that only a checkpoint has.
+    fn checkpoint_own() -> Vec<Field> {
+        Vec::new()
+    }
+
     /// What the fields of every decoder are, where a source's config lacks them.
     fn defaults() -> Vec<(&'static str, Fallback)> {
         Vec::new()
@@ -82,7 +87,7 @@ pub trait Architecture: Sized + 'static {
     /// The architecture's own fields of a checkpoint's config, beside the host's base fields.
     fn fields() -> Vec<Field> {
         let rope = if turns::<Self>() { Rope::fields() } else { Vec::new() };
-        [Self::own(), Base::fields(), rope, usual(&Self::says())].concat()
+        [Self::own(), Self::checkpoint_own(), Base::fields(), rope, usual(&Self::says())].concat()
     }
 
     /// A source's settings as a checkpoint's: base fields and own fields.
@@ -109,27 +114,61 @@ fn turns<A: Architecture>() -> bool {
     A::POSITIONS.starts_with("rope")
 }
 
-/// A model with its config settled.
+/// A model with its config settled. Most models are a [`Decoder`] and nothing else; one that is
+/// not says here what is otherwise.
 pub trait Model: 'static {
-    /// Its sizes.
-    fn base(&self) -> &Base;
+    /// Its sizes and choices.
+    fn decoder(&self) -> &Decoder;
 
-    /// What the host must know before it asks for anything else.
-    fn outline(&self) -> Outline {
-        self.base().outline()
+    /// From token ids to what the first block takes.
+    fn embed(&self, n: &Net, tokens: Value) -> Value {
+        n.embedding(tokens)
     }
 
-    /// The parameters of a place, each with its origin in a dialect.
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter>;
+    /// A block: its two layers, with norms as the decoder has them.
+    fn block(&self, n: &Net, i: u32, x: Value) -> Value {
+        n.residual(x, |h| self.attention(n, i, h), |h| self.feed_forward(n, i, h))
+    }
+
+    /// A block's attention, without norms.
+    fn attention(&self, n: &Net, i: u32, x: Value) -> Value {
+        n.attention(x, &self.scores(i))
+    }
+
+    /// What a block's attention does with scores.
+    fn scores(&self, i: u32) -> Scores<'_> {
+        self.decoder().scores(i)
+    }
+
+    /// A block's feed-forward layer, without norms.
+    fn feed_forward(&self, n: &Net, _i: u32, x: Value) -> Value {
+        n.feed_forward(x)
+    }
+
+    /// From what the last block gives to logits.
+    fn head(&self, n: &Net, x: Value) -> Value {
+        n.logits(n.norm(x, "ln_f"))
+    }
 
     /// Source tensors that are left out on purpose (`*` stands for anything), with the reasons.
-    fn unused(&self, dialect: &str) -> Vec<(&'static str, &'static str)> {
-        self.base().unused(dialect)
+    fn unused(&self, dialect: &str) -> Vec<(String, String)> {
+        self.decoder().unused(dialect)
     }
+}
 
-    /// Writes one place. `carry` is what the place before it returned: the token ids for the
-    /// embedding. The head returns the logits.
-    fn write(&self, into: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value>;
+impl Model for Decoder {
+    fn decoder(&self) -> &Decoder {
+        self
+    }
+}
+
+/// Walks through one place.
+fn walk(model: &impl Model, n: &Net, at: Place, x: Value) -> Value {
+    match at {
+        Place::Embed => model.embed(n, x),
+        Place::Block(i) => model.block(n, i, x),
+        Place::Head => model.head(n, x),
+    }
 }
 
 /// Stands between an [`Architecture`] and the generated entry points.
@@ -203,19 +242,21 @@ impl<A: Architecture> wit::GuestModel for Opened<A> {
     }
 
     fn outline(&self) -> Outline {
-        self.0.outline()
+        self.0.decoder().base.outline()
     }
 
     fn parameters(&self, at: Place, dialect: String) -> Vec<Parameter> {
-        self.0.parameters(at, &dialect)
+        let n = Net::parameters(self.0.decoder(), at, &dialect);
+        walk(&self.0, &n, at, Net::nothing());
+        n.collected()
     }
 
     fn unused(&self, dialect: String) -> Vec<(String, String)> {
-        let all = self.0.unused(&dialect).into_iter();
-        all.map(|(tensors, reason)| (tensors.into(), reason.into())).collect()
+        self.0.unused(&dialect)
     }
 
     fn write(&self, into: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        self.0.write(into, at, carry)
+        let n = Net::graph(self.0.decoder(), at, into);
+        carry.into_iter().map(|x| walk(&self.0, &n, at, x)).collect()
     }
 }

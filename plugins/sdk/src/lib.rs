@@ -20,29 +20,30 @@
 
 mod base;
 mod component;
+mod decoder;
 mod field;
+mod layers;
+mod net;
 mod parameter;
-mod parameters;
 mod rope;
 mod settings;
 mod windows;
-mod write;
 
 pub use base::{Base, GPT_NAMES, gguf_names};
 pub use component::{Architecture, Component, Model};
+pub use decoder::{Biases, Decoder, Gain, Mlp, Norm, Order, Qkv, Scores};
 pub use field::{
     ABSENT, FieldExt, REQUIRED, default, field, fixed, flag, integer, integers, number, numbers,
     same_as, text, texts, usual,
 };
+pub use net::Net;
 pub use parameter::{
     ParameterExt, PartExt, concat, feed_forward, key_heads, parameter, plain, query_heads, tensor,
     tied, vocabulary,
 };
-pub use parameters::{Parameters, QKV};
 pub use rope::Rope;
 pub use settings::{FromSetting, Names, Settings, alibi_slopes, refuse, renamed, respelled, set};
 pub use windows::Windows;
-pub use write::BuilderExt;
 
 pub use bindings::engraft::plugin::config::{
     Fallback, Field, Kind, Setting, Value as SettingValue,

@@ -54,6 +54,8 @@ fn find<'a>(source: &'a Settings, part: &str) -> Option<(String, &'a SettingValu
 pub struct Rope {
     base: f64,
     scaling: Option<Scaling>,
+    /// Whether neighbours turn together, and not halves.
+    interleaved: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +89,11 @@ impl Rope {
         std::iter::once(base).chain(parts).collect()
     }
 
+    /// The base that a source says.
+    pub fn base(source: &Settings) -> Result<Option<f64>, Refusal> {
+        source.first(&BASES)
+    }
+
     /// From a source's settings to a checkpoint's. `base` is the architecture's default, `context`
     /// the model's positions.
     pub fn configure(source: &Settings, base: f64, context: u32) -> Result<Vec<Setting>, Refusal> {
@@ -100,7 +107,7 @@ impl Rope {
                 source.check_fixed(&[(&format!("{object}.{part}"), value.clone())])?;
             }
         }
-        let base = source.first(&BASES)?.unwrap_or(base);
+        let base = Rope::base(source)?.unwrap_or(base);
         let mut settings = vec![set("rotary_base", SettingValue::Number(base))];
         let said = find(source, "rope_type").or_else(|| find(source, "type"));
         let kind = match &said {
@@ -154,17 +161,25 @@ impl Rope {
                 return refuse("rotary_scaling.type", format!("`{kind}` is not supported"));
             }
         };
-        Ok(Rope { base: config.get("rotary_base")?, scaling })
+        Ok(Rope { base: config.get("rotary_base")?, scaling, interleaved: false })
     }
 
     /// Another base, and no scaling.
     pub fn unscaled(base: f64) -> Rope {
-        Rope { base, scaling: None }
+        Rope { base, scaling: None, interleaved: false }
+    }
+
+    /// The same with neighbours that turn together, and not halves.
+    pub fn interleaved(self) -> Rope {
+        Rope { interleaved: true, ..self }
     }
 
     /// The options for one `rotate`. `rotated`: how many leading elements of a head turn.
     pub fn rotary(&self, head_width: u32, rotated: u32) -> Rotary {
         let rotary = Rotary::new(head_width, rotated, self.base);
+        if self.interleaved {
+            rotary.interleaved();
+        }
         match self.scaling {
             None => {}
             Some(Scaling::Linear { factor }) => rotary.scale_linear(factor),
