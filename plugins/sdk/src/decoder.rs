@@ -254,7 +254,6 @@ impl Decoder {
             scale: self.scale,
             softcap: self.softcap,
             slopes: &self.slopes,
-            sinks: false,
         }
     }
 
@@ -289,6 +288,4 @@ pub struct Scores<'a> {
     pub softcap: Option<f64>,
     /// ALiBi's slopes, one a query head.
     pub slopes: &'a [f64],
-    /// Whether each query head has a logit of its own in the softmax, `attention.sinks`.
-    pub sinks: bool,
 }

@@ -3,7 +3,6 @@
 use crate::net::linear_axes;
 use crate::{
     Attention, Axis, Base, Mlp, Net, Order, Origin, PartExt, Qkv, Rope, Scores, Value, concat, plain,
-    query_heads,
 };
 
 impl Net<'_> {
@@ -141,17 +140,23 @@ impl Net<'_> {
     }
 
     /// Attention over the cache, and the linear layer behind it.
-    pub fn attend(&self, [q, k, v]: [Value; 3], scores: &Scores) -> Value {
+    pub fn attend(&self, qkv: [Value; 3], scores: &Scores) -> Value {
+        self.attend_with(qkv, scores, |_| ())
+    }
+
+    /// The same with options that few decoders have.
+    pub fn attend_with(
+        &self,
+        [q, k, v]: [Value; 3],
+        scores: &Scores,
+        more: impl FnOnce(&Attention),
+    ) -> Value {
         let (d, base) = (self.decoder, &self.decoder.base);
-        let sinks = scores.sinks.then(|| {
-            let heads = query_heads(base.heads, 1);
-            self.kept("attention.sinks", || self.part("attention", "sinks", &[heads]).into())
-        });
         let [q, k] = self.turn([q, k], scores.rope);
         let attended = self.write(|g| {
             let options = Attention::new(base.heads, base.key_heads, base.head_width);
             scores.set(&options);
-            sinks.into_iter().for_each(|weight| options.sinks(weight));
+            more(&options);
             g.attend(q, k, v, &options)
         });
         self.dense(attended, "attention.dense", [base.width(), base.queries()], d.bias.dense)
