@@ -229,6 +229,15 @@ impl Base {
         [vocabulary(self.vocabulary), self.width()]
     }
 
+    /// How many leading elements of a head turn, where a config says which part of it.
+    pub fn part(&self, part: f64) -> Result<u32, Refusal> {
+        let rotated = (f64::from(self.head_width) * part) as u32;
+        match (0.0..=1.0).contains(&part) && rotated > 0 && rotated.is_multiple_of(2) {
+            true => Ok(rotated),
+            false => refuse("rotary_pct", format!("{part:?} of {} elements", self.head_width)),
+        }
+    }
+
     /// Checks that a plugin whose graph has one activation was asked for that, and says it as a
     /// checkpoint does.
     pub fn activates(&mut self, source: &str, checkpoint: &str) -> Result<(), Refusal> {

@@ -99,9 +99,10 @@ pub trait Architecture: Sized + 'static {
         if turns::<Self>() {
             all.extend(Rope::configure(source, Self::ROPE_BASE, base.context)?);
         }
+        let says = Self::says().into_iter().map(|(path, value)| set(path, value));
+        let own: Vec<Setting> = own.into_iter().chain(says).collect();
         all.retain(|setting| own.iter().all(|o| o.path != setting.path));
         all.extend(own);
-        all.extend(Self::says().into_iter().map(|(path, value)| set(path, value)));
         Ok(all)
     }
 
