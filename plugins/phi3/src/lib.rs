@@ -11,15 +11,10 @@ impl Architecture for Phi3 {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["Phi3ForCausalLM"];
     const DIALECTS: &[&str] = &["hugging-face"];
-    const DOC: &str = "Phi 3 and 4, but those of a long context.";
+    const DOC: &str = "Phi 3 and 4.";
 
     fn own() -> Vec<Field> {
         Windows::fields()
-    }
-
-    fn source_own() -> Vec<Field> {
-        let doc = "Of a scaling, which is not supported here.";
-        vec![integer("original_max_position_embeddings", ABSENT, doc)]
     }
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {

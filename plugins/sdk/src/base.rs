@@ -2,9 +2,9 @@
 //! configs and GGUF's metadata say them.
 
 use crate::{
-    ABSENT, Axis, Field, Names, Outline, REQUIRED, Refusal, Setting, Settings, default,
-    feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse, same_as, set, text,
-    texts, vocabulary,
+    ABSENT, Axis, Field, Names, Outline, REQUIRED, Refusal, Setting, SettingValue, Settings,
+    default, feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse, same_as,
+    set, text, texts, vocabulary,
 };
 
 /// The sizes of a decoder.
@@ -146,9 +146,6 @@ impl Base {
             tied: source.find("tie_word_embeddings")?.unwrap_or(!own_head),
             qk_norm: false,
         };
-        if source.find("v_head_dim")?.is_some_and(|width: u32| width != head_width) {
-            return source.refuse("v_head_dim", format!("must be the key's width, {head_width}"));
-        }
         base.check(source, ["head_dim", "rotary_dim", "rms_norm_eps"])
     }
 
@@ -176,6 +173,20 @@ impl Base {
             set("qk_layernorm", Some(self.qk_norm.into())),
             set("tie_word_embeddings", Some(self.tied.into())),
         ]
+    }
+
+    /// How much of a head turns, for readers that work out `rotated` from it.
+    pub fn turning(&self) -> Setting {
+        let (rotated, width) = (f64::from(self.rotated), f64::from(self.head_width));
+        let part = rotated / width;
+        // They round down.
+        let part = if part * width < rotated { part.next_up() } else { part };
+        set("rotary_pct", SettingValue::Number(part))
+    }
+
+    /// The same in a checkpoint's config.
+    pub fn turning_field() -> Field {
+        number("rotary_pct", default(1.0), "How much of a head turns.")
     }
 
     /// From a checkpoint's settings, of an architecture that norms neither queries nor keys.

@@ -1,9 +1,11 @@
 //! The two traits that a plugin implements, and what makes a component of them.
 
 use crate::bindings::exports::engraft::plugin::architecture as wit;
+use crate::settings::respell;
 use crate::{
-    Base, Builder, Decoder, Fallback, Field, Identity, Names, Net, Outline, Parameter, Place, Refusal,
-    Rope, Scores, Setting, SettingValue, Settings, Value, fixed, gguf_names, renamed, respelled, set, usual,
+    Base, Builder, Decoder, Fallback, Field, Identity, Names, Net, Outline, Parameter, Place,
+    Refusal, Rope, Scores, Setting, SettingValue, Settings, Value, fixed, gguf_names, renamed,
+    respelled, set, usual,
 };
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -36,6 +38,10 @@ pub trait Architecture: Sized + 'static {
     const POSITIONS: &str = "rope_gpt_neox";
     /// The rotary base of a config that says none.
     const ROPE_BASE: f64 = 1e4;
+    /// Whether a checkpoint says how much of a head turns, as `rotary_pct`.
+    const ROTARY_PART: bool = false;
+    /// What a checkpoint calls a field, where that is not the plugin's name for it.
+    const CHECKPOINT_NAMES: &[(&str, &str)] = &[];
 
     /// Fields of its own that a source and a checkpoint both have.
     fn own() -> Vec<Field> {
@@ -77,7 +83,12 @@ pub trait Architecture: Sized + 'static {
     fn source_fields() -> Vec<Field> {
         let rope = if turns::<Self>() { Rope::source_fields() } else { Vec::new() };
         let (own, source_own) = (Self::own(), Self::source_own());
-        let mut all = [own, source_own, Base::source_fields(), rope, fixed(&Self::only())].concat();
+        let mut all = [own, source_own].concat();
+        let usual = [Base::source_fields(), rope, fixed(&Self::only())].concat();
+        // A plugin's own word on a field of every decoder counts.
+        all.extend(
+            usual.into_iter().filter(|f| !all.iter().any(|o| o.path == f.path)).collect::<Vec<_>>(),
+        );
         for (path, fallback) in Self::defaults() {
             all.iter_mut().filter(|f| f.path == path).for_each(|f| f.fallback = fallback.clone());
         }
@@ -87,27 +98,41 @@ pub trait Architecture: Sized + 'static {
     /// The architecture's own fields of a checkpoint's config, beside the host's base fields.
     fn fields() -> Vec<Field> {
         let rope = if turns::<Self>() { Rope::fields() } else { Vec::new() };
-        [Self::own(), Self::checkpoint_own(), Base::fields(), rope, usual(&Self::says())].concat()
+        let part = if Self::ROTARY_PART { vec![Base::turning_field()] } else { Vec::new() };
+        let own = [Self::own(), Self::checkpoint_own(), usual(&Self::says())].concat();
+        [own, Base::fields(), rope, part].concat()
     }
 
     /// A source's settings as a checkpoint's: base fields and own fields.
     fn configure(source: &Settings) -> Result<Vec<Setting>, Refusal> {
         source.check_fixed(&Self::only())?;
         let mut base = Base::from_source(source)?;
+        let wide = base.head_width;
         let own = Self::settle(source, &mut base)?;
+        let value: u32 = source.find("v_head_dim")?.unwrap_or(wide);
+        if value != wide && own.iter().all(|setting| setting.path != "v_head_dim") {
+            return source.refuse("v_head_dim", format!("must be the key's width, {wide}"));
+        }
         let mut all = base.settings(source.architecture(Self::ACCEPTS)?, Self::POSITIONS);
         if turns::<Self>() {
-            all.extend(Rope::configure(source, Self::ROPE_BASE, base.context)?);
+            overlay(&mut all, Rope::configure(source, Self::ROPE_BASE, base.context)?);
         }
-        let says = Self::says().into_iter().map(|(path, value)| set(path, value));
-        let own: Vec<Setting> = own.into_iter().chain(says).collect();
-        all.retain(|setting| own.iter().all(|o| o.path != setting.path));
-        all.extend(own);
+        if Self::ROTARY_PART {
+            all.push(base.turning());
+        }
+        overlay(&mut all, own);
+        overlay(&mut all, Self::says().into_iter().map(|(path, value)| set(path, value)).collect());
         Ok(all)
     }
 
     /// A model, from a checkpoint's settings, whoever wrote them.
     fn open(config: &Settings) -> Result<Self::Model, Refusal>;
+}
+
+/// Lets settings stand in for those of the same fields.
+fn overlay(all: &mut Vec<Setting>, more: Vec<Setting>) {
+    all.retain(|setting| more.iter().all(|m| m.path != setting.path));
+    all.extend(more);
 }
 
 /// Whether queries and keys turn by their positions.
@@ -221,25 +246,30 @@ impl<A: Architecture> wit::Guest for Component<A> {
 
     fn fields() -> Vec<Field> {
         report_panics();
-        A::fields()
+        respelled(A::fields(), A::CHECKPOINT_NAMES)
     }
 
     fn configure(dialect: String, settings: Vec<Setting>) -> Result<Vec<Setting>, Refusal> {
         report_panics();
-        let source = Settings::new(settings);
-        match dialect == GGUF {
-            true => A::configure(&source.renamed(gguf_names(A::GGUF_PREFIX, A::GGUF))),
-            false => A::configure(&source.renamed(own_names(A::NAMES))),
-        }
+        let names = match dialect == GGUF {
+            true => gguf_names(A::GGUF_PREFIX, A::GGUF),
+            false => own_names(A::NAMES),
+        };
+        let mut all = A::configure(&Settings::new(settings).renamed(names))?;
+        all.iter_mut().for_each(|setting| respell(&mut setting.path, A::CHECKPOINT_NAMES));
+        Ok(all)
     }
 }
 
 impl<A: Architecture> wit::GuestModel for Opened<A> {
     fn open(settings: Vec<Setting>) -> Result<wit::Model, Refusal> {
         report_panics();
-        let config = Settings::new(settings);
+        let config = Settings::new(settings).renamed(own_names(A::CHECKPOINT_NAMES));
         config.check_fixed(&A::says())?;
-        Ok(wit::Model::new(Opened::<A>(A::open(&config)?)))
+        let model = A::open(&config)?;
+        let Decoder { base, rope, .. } = model.decoder();
+        rope.as_ref().map_or(Ok(()), |rope| rope.check(base.rotated))?;
+        Ok(wit::Model::new(Opened::<A>(model)))
     }
 
     fn outline(&self) -> Outline {

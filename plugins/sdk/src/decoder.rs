@@ -101,6 +101,8 @@ pub enum Order {
     Before,
     /// `x = norm(x + A(x)); x = norm(x + F(x))`
     After,
+    /// `x = norm(x); x += A(x); x = norm(x); x += F(x)`
+    Normed,
     /// `x += norm(A(x)); x += norm(F(x))`
     Behind,
     /// `x += norm(A(norm(x))); x += norm(F(norm(x)))`
@@ -157,6 +159,8 @@ pub enum Mlp {
     /// The same with both in one tensor of the source, that with the activation first; one layer
     /// `mlp.fc` in the checkpoint, that with the activation last.
     GatedTogether,
+    /// The same from two tensors of the source.
+    GatedJoined,
 }
 
 /// Llama's names.

@@ -2,7 +2,8 @@
 
 use crate::net::linear_axes;
 use crate::{
-    Attention, Axis, Base, Mlp, Net, Order, Origin, PartExt, Qkv, Rope, Scores, Value, concat, plain,
+    Attention, Axis, Base, Mlp, Net, Order, Origin, PartExt, Qkv, Rope, Scores, Value, concat,
+    plain,
 };
 
 impl Net<'_> {
@@ -57,6 +58,11 @@ impl Net<'_> {
             Order::After => {
                 let x = norm(add(x, attention(x)), first);
                 norm(add(x, feed_forward(x)), second)
+            }
+            Order::Normed => {
+                let h = norm(x, first);
+                let h = norm(add(h, attention(h)), second);
+                add(h, feed_forward(h))
             }
             Order::Behind => {
                 let x = add(x, norm(attention(x), second));
@@ -185,11 +191,14 @@ impl Net<'_> {
                 let gate = self.activate(dense(x, "fc", [inner, hidden]));
                 self.multiply(gate, dense(x, "gate", [inner, hidden]))
             }
-            Mlp::GatedTogether => {
+            Mlp::GatedTogether | Mlp::GatedJoined => {
                 let fc = layer("fc");
-                let swapped = [(inner.size, inner), (0, inner)];
-                let both = self.dense_of(x, &fc, d.bias.mlp, |kind| {
-                    self.rows(&fc, kind, &swapped, hidden)
+                let both = self.dense_of(x, &fc, d.bias.mlp, |kind| match d.mlp {
+                    Mlp::GatedJoined => {
+                        let axes = linear_axes(kind, inner, hidden);
+                        concat(0, [layer("gate"), layer("fc")].map(|l| self.part(&l, kind, &axes)))
+                    }
+                    _ => self.rows(&fc, kind, &[(inner.size, inner), (0, inner)], hidden),
                 });
                 let [up, gate] = self.split(both, [inner.size, inner.size]);
                 self.multiply(self.write(|g| g.activate(gate, "silu")), up)

@@ -22,7 +22,9 @@ mod base;
 mod component;
 mod decoder;
 mod field;
+mod latent;
 mod layers;
+mod mixture;
 mod net;
 mod parameter;
 mod rope;
@@ -36,6 +38,8 @@ pub use field::{
     ABSENT, FieldExt, REQUIRED, default, field, fixed, flag, integer, integers, number, numbers,
     same_as, text, texts, usual,
 };
+pub use latent::Latent;
+pub use mixture::Experts;
 pub use net::Net;
 pub use parameter::{
     ParameterExt, PartExt, concat, feed_forward, key_heads, parameter, plain, query_heads, tensor,
@@ -48,7 +52,7 @@ pub use windows::Windows;
 pub use bindings::engraft::plugin::config::{
     Fallback, Field, Kind, Setting, Value as SettingValue,
 };
-pub use bindings::engraft::plugin::graph::{Attention, Builder, Rotary, Value, Weight};
+pub use bindings::engraft::plugin::graph::{Attention, Builder, Mixture, Rotary, Value, Weight};
 pub use bindings::engraft::plugin::types::{Axis, Meaning, Refusal};
 pub use bindings::engraft::plugin::weights::{
     Joint, Origin, Parameter, Part, Pile, Precision, Range, Step,

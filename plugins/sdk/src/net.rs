@@ -6,8 +6,8 @@
 //! what is used cannot differ.
 
 use crate::{
-    Axis, Builder, Decoder, Gain, Origin, Parameter, ParameterExt, Part, PartExt, Place, Value,
-    Weight, concat, parameter, tensor, tied,
+    Axis, Builder, Decoder, Gain, Origin, Parameter, ParameterExt, Part, PartExt, Place, Precision,
+    Value, Weight, concat, parameter, tensor, tied,
 };
 use std::cell::RefCell;
 
@@ -87,6 +87,16 @@ impl<'a> Net<'a> {
         self.weight(name, || parameter(name, origin()).keep())
     }
 
+    /// A layer's tensor as a parameter of 32 bits, which the host must not quantise.
+    pub fn single(&self, layer: &str, kind: &str, axes: &[Axis]) -> Weight {
+        let name = format!("{layer}.{kind}");
+        let make = || Parameter {
+            precision: Precision::Single,
+            ..parameter(name.as_str(), self.part(layer, kind, axes))
+        };
+        self.weight(&name, make)
+    }
+
     /// Whether the source is a GGUF file.
     pub fn is_gguf(&self) -> bool {
         matches!(self.pass, Pass::Parameters { gguf: true, .. })
@@ -95,20 +105,18 @@ impl<'a> Net<'a> {
     /// What the source calls a layer's tensor, `kind` being `weight` or `bias`.
     pub fn source(&self, layer: &str, kind: &str) -> String {
         let d = self.decoder;
-        if self.is_gguf() {
-            let layer = d.gguf_name(layer);
-            return match self.at {
-                Place::Block(i) => format!("blk.{i}.{layer}.{kind}"),
-                Place::Embed | Place::Head => format!("{layer}.{kind}"),
-            };
-        }
-        let prefix = d.prefix;
-        match (self.at, layer) {
-            (Place::Block(i), _) => {
-                format!("{prefix}{}.{i}.{}.{kind}", d.name("layers"), d.name(layer))
-            }
-            (_, "lm_head") => format!("{}.{kind}", d.name(layer)),
-            _ => format!("{prefix}{}.{kind}", d.name(layer)),
+        let layer = if self.is_gguf() { d.gguf_name(layer) } else { d.name(layer) };
+        self.source_of(&format!("{layer}.{kind}"))
+    }
+
+    /// What the source calls a tensor of this place, whose name within it is given.
+    pub fn source_of(&self, tensor: &str) -> String {
+        let d = self.decoder;
+        match (self.at, self.is_gguf()) {
+            (Place::Block(i), true) => format!("blk.{i}.{tensor}"),
+            (Place::Block(i), false) => format!("{}{}.{i}.{tensor}", d.prefix, d.name("layers")),
+            (_, false) if !tensor.starts_with(d.name("lm_head")) => format!("{}{tensor}", d.prefix),
+            _ => tensor.into(),
         }
     }
 

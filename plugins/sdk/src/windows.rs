@@ -1,8 +1,7 @@
 //! Sliding windows: how far back the tokens of each block see.
 
 use crate::{
-    ABSENT, Base, Field, Refusal, Setting, SettingValue, Settings, integer, refuse, set,
-    texts,
+    ABSENT, Base, Field, Refusal, Setting, SettingValue, Settings, integer, refuse, set, texts,
 };
 
 const SLIDING: &str = "sliding_attention";
@@ -20,6 +19,11 @@ impl Windows {
     /// No block's attention slides.
     pub fn none() -> Windows {
         Windows { tokens: None, slides: Vec::new() }
+    }
+
+    /// Every block's attention slides.
+    pub fn all(tokens: u32) -> Windows {
+        Windows { tokens: Some(tokens), slides: Vec::new() }
     }
 
     /// What a source and a checkpoint say.
