@@ -13,9 +13,11 @@ impl Architecture for Phi {
     const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Phi 1 and 2.";
     const NAMES: &[(&str, &str)] = &[("rms_norm_eps", "layer_norm_eps")];
+    const ROTARY_PART: bool = true;
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
         vec![
+            ("rope_parameters.partial_rotary_factor", default(0.5)),
             ("rms_norm_eps", default(1e-5)),
             ("hidden_act", default("gelu_new")),
             ("tie_word_embeddings", default(false)),
