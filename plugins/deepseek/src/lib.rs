@@ -6,9 +6,6 @@ struct DeepSeek {
     decoder: Decoder,
     experts: Option<Experts>,
     latent: Latent,
-    rope: Rope,
-    /// Whether experts are chosen as V3 does: by sigmoids, and a bias that balances.
-    balanced: bool,
     /// Blocks before this one have no experts.
     first: u32,
 }
@@ -26,10 +23,8 @@ impl Architecture for DeepSeek {
     const DOC: &str = "DeepSeek V2 and V3.";
 
     fn own() -> Vec<Field> {
-        let choice = "How groups of experts are chosen from: greedy or group_limited_greedy (V2).";
         let mut all = Latent::fields();
         all.push(integer("first_k_dense_replace", default(0), "How many blocks have no experts."));
-        all.push(text("topk_method", ABSENT, choice));
         all.push(flag("rope_interleave", default(true), "Whether neighbours turn together."));
         all
     }
@@ -41,6 +36,8 @@ impl Architecture for DeepSeek {
             integer(EXPERTS[2], default(1), "Groups of experts."),
             integer(EXPERTS[3], default(1), "Groups that a token takes experts from."),
             number(EXPERTS[4], default(1.0), "What experts' weights are multiplied by."),
+            text("topk_method", ABSENT, "How experts are chosen from groups."),
+            text("scoring_func", ABSENT, "What makes scores of logits."),
             integer("n_shared_experts", ABSENT, "Experts that every token takes."),
             integer("moe_intermediate_size", ABSENT, "Inner width of an expert."),
             flag("norm_topk_prob", default(false), "Whether weights are made to sum to one."),
@@ -70,14 +67,14 @@ impl Architecture for DeepSeek {
         (base.head_width, base.rotated) = (latent.still + latent.turned, latent.turned);
         let mut own = source.carry(&Self::own());
         let scoring = if v3 { "sigmoid" } else { "softmax" };
-        let method = if v3 { "noaux_tc" } else { "greedy" };
-        let method = source.find("topk_method")?.unwrap_or_else(|| String::from(method));
-        if source.find("scoring_func")?.is_some_and(|said: String| said != scoring) {
-            return source.refuse("scoring_func", format!("must be `{scoring}`"));
-        }
-        if v3 != (method == "noaux_tc") || !METHODS.contains(&&*method) {
-            return source.refuse("topk_method", format!("`{method}` is not supported"));
-        }
+        source.check_fixed(&[("scoring_func", scoring.into())])?;
+        let method: Option<String> = source.find("topk_method")?;
+        let limited = match method.as_deref() {
+            None | Some("noaux_tc") if v3 => true,
+            None | Some("greedy") if !v3 => false,
+            Some("group_limited_greedy") if !v3 => true,
+            other => return source.refuse("topk_method", format!("{other:?} is not supported")),
+        };
         if source.value(EXPERTS[0]).is_some() {
             let inner: u32 = source.get("moe_intermediate_size")?;
             let shared: u32 = source.find("n_shared_experts")?.unwrap_or(0);
@@ -88,14 +85,13 @@ impl Architecture for DeepSeek {
                 renormalize,
                 // V2 does one or the other.
                 scale: if renormalize && !v3 { 1.0 } else { source.get(EXPERTS[4])? },
-                groups: (method != "greedy" && groups[0] > 1).then_some(groups),
+                groups: (limited && groups[0] > 1).then_some(groups),
+                balanced: v3,
                 ..Experts::from_source(source, [EXPERTS[0], EXPERTS[1]], inner)?
             };
             experts.check([EXPERTS[1], EXPERTS[2], EXPERTS[3], EXPERTS[4]])?;
             own.extend(experts.settings());
         }
-        own.retain(|setting| setting.path != "topk_method");
-        own.push(set("topk_method", SettingValue::from(method)));
         Ok(own)
     }
 
@@ -104,16 +100,14 @@ impl Architecture for DeepSeek {
         let rope = Rope::open(config)?;
         let rope = if config.get("rope_interleave")? { rope.interleaved() } else { rope };
         let experts = Experts::open(config, base.inner)?;
-        let method: Option<String> = config.find("topk_method")?;
         let first: i64 = config.get("first_k_dense_replace")?;
-        let decoder = Decoder { names: NAMES, mlp: Mlp::GatedJoined, ..Decoder::new(base) };
         let first = u32::try_from(first).unwrap_or(u32::MAX);
-        let balanced = method.as_deref() == Some("noaux_tc");
-        Ok(DeepSeek { decoder, experts, latent, rope, balanced, first })
+        let decoder =
+            Decoder { names: NAMES, mlp: Mlp::GatedJoined, rope: Some(rope), ..Decoder::new(base) };
+        Ok(DeepSeek { decoder, experts, latent, first })
     }
 }
 
-const METHODS: [&str; 3] = ["noaux_tc", "greedy", "group_limited_greedy"];
 const NAMES: &[(&str, &str)] = &[
     ("attention.q_a_layernorm", "self_attn.q_a_layernorm"),
     ("attention.kv_a_layernorm", "self_attn.kv_a_layernorm"),
@@ -129,34 +123,18 @@ impl Model for DeepSeek {
     }
 
     fn attention(&self, n: &Net, _i: u32, x: Value) -> Value {
-        self.latent.attention(n, x, &self.rope)
+        self.latent.attention(n, x)
     }
 
     fn feed_forward(&self, n: &Net, i: u32, x: Value) -> Value {
         let Some(experts) = self.experts.as_ref().filter(|_| i >= self.first) else {
             return n.feed_forward(x);
         };
-        let bias = self
-            .balanced
-            .then(|| n.single("mlp.router", "e_score_correction_bias", &[plain(experts.count)]));
         let names = ["gate_proj", "up_proj", "down_proj"];
-        let mixed = n.experts(x, experts, "mlp.experts", names, || {
-            let mixture = experts.mixture("silu");
-            if let Some(bias) = bias {
-                mixture.sigmoid();
-                mixture.prefer(bias);
-            }
-            if let Some([groups, chosen]) = experts.groups {
-                mixture.groups(groups, chosen, if self.balanced { 2 } else { 1 });
-            }
-            mixture
-        });
+        let mixed = n.experts(x, experts, "mlp.experts", names);
         match experts.shared {
             0 => mixed,
-            inner => {
-                let shared = n.feed_forward_of(x, "mlp.shared_expert", feed_forward(inner));
-                n.add(mixed, shared)
-            }
+            inner => n.add(mixed, n.feed_forward_of(x, "mlp.shared_expert", feed_forward(inner))),
         }
     }
 

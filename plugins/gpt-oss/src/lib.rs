@@ -119,7 +119,7 @@ impl Model for GptOss {
         let proj_bias =
             n.kept("mlp.proj.bias", || tensor(name("down_proj_bias"), &[all, hidden]).into());
         n.write(|g| {
-            let mixture = e.mixture("silu");
+            let mixture = e.mixture();
             mixture.biases(fc_bias, proj_bias);
             mixture.bounded(self.limit, 1.702);
             g.mix(x, scores, fc, proj, &mixture)

@@ -65,7 +65,7 @@ impl Model for Mixtral {
 
     fn feed_forward(&self, n: &Net, _i: u32, x: Value) -> Value {
         let (source, names) = ("block_sparse_moe.experts", ["w1", "w3", "w2"]);
-        n.experts(x, &self.experts, source, names, || self.experts.mixture("silu"))
+        n.experts(x, &self.experts, source, names)
     }
 }
 

@@ -116,7 +116,7 @@ impl Model for Qwen {
             return n.feed_forward(x);
         };
         let names = ["gate_proj", "up_proj", "down_proj"];
-        let mixed = n.experts(x, experts, "mlp.experts", names, || experts.mixture("silu"));
+        let mixed = n.experts(x, experts, "mlp.experts", names);
         if experts.shared == 0 {
             return mixed;
         }

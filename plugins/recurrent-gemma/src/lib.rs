@@ -5,10 +5,7 @@ use engraft_plugin_sdk::*;
 
 struct RecurrentGemma {
     decoder: Decoder,
-    /// Channels of the recurrence.
-    channels: u32,
-    /// How many tokens its convolution spans.
-    taps: u32,
+    recurrence: Recurrence,
     /// Kinds of blocks, over and over.
     kinds: Vec<String>,
     logits: Option<f64>,
@@ -37,10 +34,11 @@ impl Architecture for RecurrentGemma {
         vec![
             texts(KINDS, default(kinds()), "Kinds of blocks, over and over."),
             integer(WINDOW, default(2048), "How many tokens back a token sees, with itself."),
-            integer("rnn_hidden_size", same_as("hidden_size"), "Channels of the recurrence."),
-            integer("conv_kernel", default(4), "How many tokens its convolution spans."),
             number(LOGITS, ABSENT, "What logits are bent to."),
         ]
+        .into_iter()
+        .chain(Recurrence::fields())
+        .collect()
     }
 
     fn source_own() -> Vec<Field> {
@@ -92,12 +90,7 @@ impl Architecture for RecurrentGemma {
         if kinds.is_empty() || kinds.iter().any(|kind| !self::kinds().contains(kind)) {
             return refuse(KINDS, format!("{kinds:?}: blocks are `recurrent` or `attention`"));
         }
-        let (channels, taps): (u32, u32) =
-            (config.get("rnn_hidden_size")?, config.get("conv_kernel")?);
-        if !channels.is_multiple_of(base.heads) {
-            let why = format!("{} heads do not divide {channels} channels", base.heads);
-            return refuse("rnn_hidden_size", why);
-        }
+        let recurrence = Recurrence::open(config, base.heads)?;
         let decoder = Decoder {
             names: NAMES,
             norm: Norm::RMS.less_one(),
@@ -106,7 +99,7 @@ impl Architecture for RecurrentGemma {
             windows: Windows::all(config.get(WINDOW)?),
             ..Decoder::new(base)
         };
-        Ok(RecurrentGemma { decoder, channels, taps, kinds, logits: config.find(LOGITS)? })
+        Ok(RecurrentGemma { decoder, recurrence, kinds, logits: config.find(LOGITS)? })
     }
 }
 
@@ -122,10 +115,6 @@ const NAMES: &[(&str, &str)] = &[
     ("attention.k", "temporal_block.k_proj"),
     ("attention.v", "temporal_block.v_proj"),
     ("attention.dense", "temporal_block.o_proj"),
-    ("recurrent.linear_x", "temporal_block.linear_x"),
-    ("recurrent.linear_y", "temporal_block.linear_y"),
-    ("recurrent.linear_out", "temporal_block.linear_out"),
-    ("recurrent.conv1d", "temporal_block.conv_1d"),
     ("mlp.fc", "mlp_block.gate_proj"),
     ("mlp.gate", "mlp_block.up_proj"),
     ("mlp.proj", "mlp_block.down_proj"),
@@ -150,7 +139,7 @@ impl Model for RecurrentGemma {
     fn attention(&self, n: &Net, i: u32, x: Value) -> Value {
         match self.kinds[i as usize % self.kinds.len()].as_str() {
             "attention" => n.attention(x, &self.scores(i)),
-            _ => self.recurrence(n, x),
+            _ => self.recurrence.layer(n, "recurrent", "temporal_block", x),
         }
     }
 
@@ -160,55 +149,6 @@ impl Model for RecurrentGemma {
         });
         n.softcap(logits, self.logits)
     }
-}
-
-impl RecurrentGemma {
-    fn recurrence(&self, n: &Net, x: Value) -> Value {
-        let (heads, hidden) = (self.decoder.base.heads, self.decoder.base.width());
-        let channels = recurrent(self.channels);
-        let width = self.channels / heads;
-        let y = n.any("recurrent.linear_y.weight", || {
-            n.part("recurrent.linear_y", "weight", &[channels, hidden]).into()
-        });
-        let y_bias =
-            n.any("recurrent.y_bias", || n.part("recurrent.linear_y", "bias", &[channels]).into());
-        let y = n.activate(n.write(|g| g.linear(x, y, Some(y_bias))));
-        let x = n.dense(x, "recurrent.linear_x", [channels, hidden], true);
-
-        let taps = n.kept("recurrent.conv1d.weight", || {
-            let sizes = [self.channels, self.taps].map(u64::from);
-            n.part("recurrent.conv1d", "weight", &[channels, plain(self.taps)])
-                .reshape(sizes)
-                .into()
-        });
-        let bias = n.kept("recurrent.conv1d.bias", || {
-            n.part("recurrent.conv1d", "bias", &[channels]).into()
-        });
-        let x = n.write(|g| g.convolve(x, taps, Some(bias)));
-
-        let lru = |name: &str| n.source_of(&format!("temporal_block.rg_lru.{name}"));
-        let gate = |name: &str| {
-            let axes = [recurrent(heads), plain(width), plain(width)];
-            let weight = n.kept(&format!("recurrent.rg_lru.{name}_trans.weight"), || {
-                tensor(lru(&format!("{name}_weight")), &axes).permute([0, 2, 1]).into()
-            });
-            let bias = n.kept(&format!("recurrent.rg_lru.{name}_trans.bias"), || {
-                tensor(lru(&format!("{name}_bias")), &[channels]).reshape([channels.size]).into()
-            });
-            n.write(|g| g.linear_heads(x, weight, Some(bias), heads))
-        };
-        let (input, again) = (gate("input_gate"), gate("recurrent_gate"));
-        let decay = n.kept("recurrent.rg_lru.recurrent_param", || {
-            tensor(lru("recurrent_param"), &[channels]).into()
-        });
-        let x = n.write(|g| g.recur(x, input, again, decay));
-        n.dense(n.multiply(x, y), "recurrent.linear_out", [hidden, channels], true)
-    }
-}
-
-/// Channels of a recurrence.
-fn recurrent(size: u32) -> Axis {
-    Axis { size: size.into(), meaning: Meaning::Recurrent }
 }
 
 /// Rounded to bfloat16, to nearest even.

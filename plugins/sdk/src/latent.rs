@@ -62,12 +62,12 @@ impl Latent {
     }
 
     /// Attention, with the norms that are within it.
-    pub fn attention(&self, n: &Net, x: Value, rope: &Rope) -> Value {
+    pub fn attention(&self, n: &Net, x: Value) -> Value {
         // The inner norms' own, whatever the others' is.
         const EPSILON: f64 = 1e-6;
         let Latent { query, latent, still, turned, value } = *self;
         let Base { heads, .. } = n.decoder.base;
-        let hidden = n.decoder.base.width();
+        let (hidden, rope) = (n.decoder.base.width(), n.decoder.rope.as_ref());
         let all = query_heads(heads, 1);
         // Rows `start..end` of each head's of a matrix, as `[heads, rows, in]`.
         let of_heads =
@@ -123,12 +123,13 @@ impl Latent {
             of_heads("kv_b_proj", still + value, [still, still + value], &axes, latent).into()
         });
         let attended = n.write(|g| {
-            let rotary = rope.rotary(turned, turned);
             let q = g.linear_heads(q, absorbed, None, heads);
-            let query = g.concat(&[q, g.rotate(q_turned, &rotary)], heads);
-            let key = g.concat(&[c, g.rotate(k, &rotary)], 1);
+            let turn = |x| rope.map_or(x, |rope| g.rotate(x, &rope.rotary(turned, turned)));
+            let query = g.concat(&[q, turn(q_turned)], heads);
+            let key = g.concat(&[c, turn(k)], 1);
+            let sharpening = rope.map_or(1.0, Rope::sharpening);
             let options = Attention::new(heads, 1, latent + turned);
-            options.scale(rope.sharpening() / f64::from(still + turned).sqrt());
+            options.scale(sharpening / f64::from(still + turned).sqrt());
             options.latent(latent);
             g.linear_heads(g.attend(query, key, key, &options), values, None, heads)
         });

@@ -27,6 +27,7 @@ mod layers;
 mod mixture;
 mod net;
 mod parameter;
+mod recurrence;
 mod rope;
 mod settings;
 mod windows;
@@ -45,6 +46,7 @@ pub use parameter::{
     ParameterExt, PartExt, concat, feed_forward, key_heads, parameter, plain, query_heads, tensor,
     tied, vocabulary,
 };
+pub use recurrence::Recurrence;
 pub use rope::Rope;
 pub use settings::{FromSetting, Names, Settings, alibi_slopes, refuse, renamed, respelled, set};
 pub use windows::Windows;

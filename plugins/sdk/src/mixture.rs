@@ -4,6 +4,7 @@
 use crate::{
     ABSENT, Axis, Field, Joint, Meaning, Mixture, Net, Origin, Part, Pile, Refusal, Setting,
     SettingValue, Settings, Value, default, feed_forward, integer, number, plain, refuse, set,
+    text,
 };
 
 /// The experts of a model, and how a token's are chosen.
@@ -23,6 +24,9 @@ pub struct Experts {
     pub scale: f64,
     /// Groups of experts, and how many of them a token takes experts from.
     pub groups: Option<[u32; 2]>,
+    /// Whether scores are sigmoids, and a bias that balances takes part in the choice, as in
+    /// DeepSeek V3.
+    pub balanced: bool,
 }
 
 const COUNT: &str = "moe.num_experts";
@@ -31,6 +35,7 @@ const SHARED: &str = "moe.shared_expert_intermediate_size";
 const MODE: &str = "moe.normalization_mode";
 const GROUPS: &str = "moe.device_limited_n_group";
 const GROUPS_CHOSEN: &str = "moe.device_limited_topk_group";
+const SCORING: &str = "scoring_func";
 const SCALE: &str = "moe.device_limited_routed_scaling_factor";
 
 impl Experts {
@@ -46,6 +51,7 @@ impl Experts {
             integer(GROUPS_CHOSEN, default(0), "Groups that a token takes experts from."),
             number(SCALE, default(1.0), "What weights are multiplied by."),
             integer("moe_intermediate_size", ABSENT, "Inner width of an expert."),
+            text(SCORING, default("softmax"), "What makes scores of logits: softmax or sigmoid."),
         ]
     }
 
@@ -64,6 +70,7 @@ impl Experts {
             renormalize: true,
             scale: 1.0,
             groups: None,
+            balanced: false,
         };
         experts.check([chosen, "", "", ""])?;
         Ok(experts)
@@ -83,6 +90,7 @@ impl Experts {
             (GROUPS_CHOSEN, of.into()),
             (SCALE, self.scale.into()),
             ("moe_intermediate_size", self.inner.into()),
+            (SCORING, if self.balanced { "sigmoid" } else { "softmax" }.into()),
         ]
         .map(|(path, value): (&str, SettingValue)| set(path, value))
         .to_vec()
@@ -103,6 +111,10 @@ impl Experts {
         if ![0, 1, 3, 4].contains(&mode) {
             return refuse(MODE, format!("{mode} is not supported"));
         }
+        let scoring: String = config.get(SCORING)?;
+        if !["softmax", "sigmoid"].contains(&&*scoring) {
+            return refuse(SCORING, format!("`{scoring}` is not supported"));
+        }
         let experts = Experts {
             count: size(COUNT)?,
             chosen: size(CHOSEN)?,
@@ -111,6 +123,7 @@ impl Experts {
             renormalize: mode == 1 || mode == 4,
             scale: config.get(SCALE)?,
             groups: (groups > 1).then_some([groups, of]),
+            balanced: scoring == "sigmoid",
         };
         experts.check([CHOSEN, GROUPS, GROUPS_CHOSEN, SCALE])?;
         Ok(Some(experts))
@@ -134,14 +147,17 @@ impl Experts {
         Ok(())
     }
 
-    /// Options of the mixture, with an activation by the name that configs use.
-    pub fn mixture(&self, activation: &str) -> Mixture {
-        let mixture = Mixture::new(self.chosen, activation);
+    /// Options of the mixture but those that take weights.
+    pub fn mixture(&self) -> Mixture {
+        let mixture = Mixture::new(self.chosen, "silu");
         if self.renormalize {
             mixture.renormalize();
         }
         if self.scale != 1.0 {
             mixture.scale(self.scale);
+        }
+        if let Some([groups, chosen]) = self.groups {
+            mixture.groups(groups, chosen, if self.balanced { 2 } else { 1 });
         }
         mixture
     }
@@ -171,14 +187,14 @@ impl Net<'_> {
     }
 
     /// The mixture over experts that the source keeps one by one: `SOURCE.3.NAME.weight`, by the
-    /// names of the layer with the activation, the one beside it, and the one behind.
+    /// names of the layer with the activation, the one beside it, and the one behind. All are
+    /// gated by `silu`.
     pub fn experts(
         &self,
         x: Value,
         experts: &Experts,
         source: &str,
         [gate, up, down]: [&str; 3],
-        options: impl FnOnce() -> Mixture,
     ) -> Value {
         let (hidden, inner) = (self.decoder.base.width(), experts.inside());
         let part = |e: u32, name: &str, axes: [Axis; 2]| {
@@ -193,6 +209,16 @@ impl Net<'_> {
             pile(&|e| vec![part(e, up, [inner, hidden]), part(e, gate, [inner, hidden])])
         });
         let proj = self.any("mlp.proj.weight", || pile(&|e| vec![part(e, down, [hidden, inner])]));
-        self.write(|g| g.mix(x, scores, fc, proj, &options()))
+        let bias = experts
+            .balanced
+            .then(|| self.single("mlp.router", "e_score_correction_bias", &[plain(experts.count)]));
+        self.write(|g| {
+            let mixture = experts.mixture();
+            if let Some(bias) = bias {
+                mixture.sigmoid();
+                mixture.prefer(bias);
+            }
+            g.mix(x, scores, fc, proj, &mixture)
+        })
     }
 }
