@@ -26,6 +26,7 @@ impl Architecture for ChatGlm {
         ("tensor:lm_head.weight", "tensor:transformer.output_layer.weight"),
     ];
     const POSITIONS: &str = "rope_gptj";
+    const ROTARY_PART: bool = true;
 
     fn own() -> Vec<Field> {
         vec![
@@ -51,10 +52,7 @@ impl Architecture for ChatGlm {
     }
 
     fn checkpoint_own() -> Vec<Field> {
-        vec![
-            number("rotary_pct", default(0.5), "How much of a head turns."),
-            text(VERSION_FIELD, default("chatglm3"), "Which of the family it is."),
-        ]
+        vec![text(VERSION_FIELD, default("chatglm3"), "Which of the family it is.")]
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
@@ -84,7 +82,6 @@ impl Architecture for ChatGlm {
         let mut own = source.carry(&Self::own());
         let ratio: f64 = source.get("rope_ratio")?;
         let second = source.get::<String>("_name_or_path")?.contains("chatglm2");
-        own.push(set("rotary_pct", SettingValue::Number(0.5)));
         own.push(set(
             VERSION_FIELD,
             SettingValue::from(if second { "chatglm2" } else { "chatglm3" }),
@@ -101,8 +98,6 @@ impl Architecture for ChatGlm {
 
     fn open(config: &Settings) -> Result<Decoder, Refusal> {
         config.check_fixed(&[("hidden_act", "swiglu".into())])?;
-        let mut base = Base::open(config)?;
-        base.rotated = base.part(config.get("rotary_pct")?)?;
         let rest: bool = config.get("add_bias_linear")?;
         Ok(Decoder {
             prefix: "transformer.",
@@ -120,7 +115,7 @@ impl Architecture for ChatGlm {
             bias: Biases { qkv: config.get("add_qkv_bias")?, ..Biases::new(rest, rest) },
             mlp: Mlp::GatedTogether,
             rope: Some(Rope::open(config)?.interleaved()),
-            ..Decoder::new(base)
+            ..Decoder::new(Base::open(config)?)
         })
     }
 }

@@ -22,6 +22,7 @@ impl Architecture for RecurrentGemma {
     const ACCEPTS: &[&str] = &["RecurrentGemmaForCausalLM"];
     const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "RecurrentGemma.";
+    const ROTARY_PART: bool = true;
     const NAMES: &[(&str, &str)] = &[
         (KINDS, "block_types"),
         (WINDOW, "attention_window_size"),
@@ -42,19 +43,15 @@ impl Architecture for RecurrentGemma {
     }
 
     fn source_own() -> Vec<Field> {
-        let training = |path| number(path, ABSENT, "Of training.");
         vec![
             flag("attention_bias", default(false), "Whether queries, keys, values have biases."),
-            training("w_init_variance_scale"),
-            training("final_w_init_variance_scale"),
+            number("w_init_variance_scale", ABSENT, "Of training."),
+            number("final_w_init_variance_scale", ABSENT, "Of training."),
         ]
     }
 
     fn checkpoint_own() -> Vec<Field> {
-        vec![
-            flag("attn_bias", default(false), "Whether queries, keys and values have biases."),
-            number("rotary_pct", default(0.5), "How much of a head turns."),
-        ]
+        vec![flag("attn_bias", default(false), "Whether queries, keys and values have biases.")]
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
@@ -76,16 +73,13 @@ impl Architecture for RecurrentGemma {
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {
         (base.inner, base.tied) = (base.inner / 2, false);
-        let part = f64::from(base.rotated) / f64::from(base.head_width);
         let mut own = source.carry(&Self::own());
         own.push(set("attn_bias", source.value("attention_bias").cloned()));
-        own.push(set("rotary_pct", SettingValue::Number(part)));
         Ok(own)
     }
 
     fn open(config: &Settings) -> Result<RecurrentGemma, Refusal> {
-        let mut base = Base::open(config)?;
-        base.rotated = base.part(config.get("rotary_pct")?)?;
+        let base = Base::open(config)?;
         let kinds: Vec<String> = config.get(KINDS)?;
         if kinds.is_empty() || kinds.iter().any(|kind| !self::kinds().contains(kind)) {
             return refuse(KINDS, format!("{kinds:?}: blocks are `recurrent` or `attention`"));
@@ -129,9 +123,7 @@ impl Model for RecurrentGemma {
     fn embed(&self, n: &Net, tokens: Value) -> Value {
         let factor = bfloat16(f64::from(self.decoder.base.hidden).sqrt() as f32);
         let table = n.any("vocab_embedding.weight", || {
-            let mut part = n.part("vocab_embedding", "weight", &self.decoder.base.table());
-            part.steps.push(Step::Scale(factor));
-            part.into()
+            n.part("vocab_embedding", "weight", &self.decoder.base.table()).scale(factor).into()
         });
         n.write(|g| g.embedding(tokens, table))
     }
@@ -149,12 +141,6 @@ impl Model for RecurrentGemma {
         });
         n.softcap(logits, self.logits)
     }
-}
-
-/// Rounded to bfloat16, to nearest even.
-fn bfloat16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
 
 export!(RecurrentGemma);

@@ -2,9 +2,9 @@
 //! configs and GGUF's metadata say them.
 
 use crate::{
-    ABSENT, Axis, Field, Names, Outline, REQUIRED, Refusal, Setting, SettingValue, Settings,
-    default, feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse, same_as,
-    set, text, texts, vocabulary,
+    ABSENT, Axis, Fallback, Field, Names, Outline, REQUIRED, Refusal, Setting, SettingValue,
+    Settings, default, feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse,
+    same_as, set, text, texts, vocabulary,
 };
 
 /// The sizes of a decoder.
@@ -53,6 +53,20 @@ pub const GPT_NAMES: &[(&str, &str)] = &[
     ("hidden_act", "activation_function"),
     ("bare_names", "tensor:wte.weight"),
 ];
+
+/// What decoders with layer norms are where a source's config does not say.
+pub fn layer_norm_defaults(activation: &str, tied: bool) -> Vec<(&'static str, Fallback)> {
+    vec![
+        ("rms_norm_eps", default(1e-5)),
+        ("hidden_act", default(activation)),
+        ("tie_word_embeddings", default(tied)),
+    ]
+}
+
+/// The same of GPT-2's kind, whose feed-forward layers are four times as wide as the blocks.
+pub fn gpt_defaults(activation: &str, tied: bool) -> Vec<(&'static str, Fallback)> {
+    [layer_norm_defaults(activation, tied), vec![("intermediate_size", ABSENT)]].concat()
+}
 
 /// What GGUF calls the fields that [`Base`] and [`Rope`](crate::Rope) read. `prefix` is the
 /// architecture's name there, as in `llama.block_count`; `more` are names of a plugin's own.
@@ -197,7 +211,7 @@ impl Base {
 
     /// From a checkpoint's settings, of one that may.
     pub fn open_normed(config: &Settings) -> Result<Base, Refusal> {
-        let base = Base {
+        let mut base = Base {
             blocks: config.get("num_hidden_layers")?,
             hidden: config.get("hidden_size")?,
             inner: config.get("intermediate_size")?,
@@ -212,6 +226,9 @@ impl Base {
             tied: config.get("tie_word_embeddings")?,
             qk_norm: config.get("qk_layernorm")?,
         };
+        if let Some(part) = config.find("rotary_pct")? {
+            base.rotated = base.part(part)?;
+        }
         base.check(config, ["head_size", "rotary_embedding_dim", "norm_epsilon"])
     }
 
@@ -241,7 +258,7 @@ impl Base {
     }
 
     /// How many leading elements of a head turn, where a config says which part of it.
-    pub fn part(&self, part: f64) -> Result<u32, Refusal> {
+    fn part(&self, part: f64) -> Result<u32, Refusal> {
         let rotated = (f64::from(self.head_width) * part) as u32;
         match (0.0..=1.0).contains(&part) && rotated > 0 && rotated.is_multiple_of(2) {
             true => Ok(rotated),

@@ -148,7 +148,7 @@ pub trait Model: 'static {
 
     /// From token ids to what the first block takes.
     fn embed(&self, n: &Net, tokens: Value) -> Value {
-        n.embedding(tokens)
+        n.embed(tokens)
     }
 
     /// A block: its two layers, with norms as the decoder has them.

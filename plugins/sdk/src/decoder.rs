@@ -13,10 +13,15 @@ pub struct Decoder {
     pub base: Base,
     /// What the names of a HuggingFace source begin with, all but the head's.
     pub prefix: &'static str,
-    /// What the source calls layers, where not as Llama: the checkpoint's name and the source's.
-    /// `layers` is the stack of blocks; `attention.q`, `.k`, `.v` the three tensors of
+    /// What the source calls layers, where not as its family: the checkpoint's name and the
+    /// source's. `layers` is the stack of blocks; `attention.q`, `.k`, `.v` the three tensors of
     /// `attention.qkv`.
     pub names: &'static [(&'static str, &'static str)],
+    /// The family's names: Llama's or GPT-2's.
+    pub family: &'static [(&'static str, &'static str)],
+    /// Tensors that old checkpoints of the source have, and that are masks (`*` stands for
+    /// anything).
+    pub masks: &'static [&'static str],
     /// What GGUF calls layers, where not as most.
     pub gguf: &'static [(&'static str, &'static str)],
     /// Whether GGUF keeps rows of queries and keys in another order than HuggingFace, as it does
@@ -48,6 +53,12 @@ pub struct Decoder {
     pub clip: Option<f64>,
     /// What a layer's output is multiplied by before it is added.
     pub residual: f64,
+    /// What the embedding is multiplied by.
+    pub embedding: f64,
+    /// What logits are multiplied by.
+    pub logits: f64,
+    /// Where positions are learned: how many rows of their table are for something else.
+    pub learned: Option<u64>,
 }
 
 /// A kind of norm.
@@ -185,6 +196,23 @@ const NAMES: [(&str, &str); 18] = [
     ("mlp.proj", "mlp.down_proj"),
 ];
 
+/// GPT-2's names.
+const GPT: [(&str, &str); 13] = [
+    ("vocab_embedding", "wte"),
+    ("position_embedding", "wpe"),
+    ("layers", "h"),
+    ("ln_f", "ln_f"),
+    ("input_layernorm", "ln_1"),
+    ("attention.q", "attn.q_proj"),
+    ("attention.k", "attn.k_proj"),
+    ("attention.v", "attn.v_proj"),
+    ("attention.qkv", "attn.c_attn"),
+    ("attention.dense", "attn.c_proj"),
+    ("post_layernorm", "ln_2"),
+    ("mlp.fc", "mlp.c_fc"),
+    ("mlp.proj", "mlp.c_proj"),
+];
+
 /// GGUF's names, which are one set for all architectures.
 const GGUF: [(&str, &str); 19] = [
     ("vocab_embedding", "token_embd"),
@@ -219,6 +247,8 @@ impl Decoder {
             base,
             prefix: "model.",
             names: &[],
+            family: &NAMES,
+            masks: &[],
             gguf: &[],
             gguf_pairs: false,
             transposed: false,
@@ -234,13 +264,27 @@ impl Decoder {
             slopes: Vec::new(),
             clip: None,
             residual: 1.0,
+            embedding: 1.0,
+            logits: 1.0,
+            learned: None,
+        }
+    }
+
+    /// GPT-2's names, layer norms and plain feed-forward layer, without biases.
+    pub fn gpt(base: Base) -> Decoder {
+        Decoder {
+            prefix: "transformer.",
+            family: &GPT,
+            norm: Norm::LAYER,
+            mlp: Mlp::Plain,
+            ..Decoder::new(base)
         }
     }
 
     /// What a HuggingFace source calls a layer, without what stands before it. A layer that is in
     /// no table has one name everywhere.
     pub fn name<'a>(&self, layer: &'a str) -> &'a str {
-        find([self.names, &NAMES], layer).unwrap_or(layer)
+        find([self.names, self.family], layer).unwrap_or(layer)
     }
 
     /// What GGUF calls a layer.
@@ -269,13 +313,9 @@ impl Decoder {
         };
         let computed = ("*.rotary_emb.inv_freq".into(), "it is computed from the config".into());
         let tied = (format!("{head}.weight"), "the head is the embedding's table".into());
-        [Some(computed), self.base.tied.then_some(tied)].into_iter().flatten().collect()
-    }
-
-    /// The same and the masks that old checkpoints have.
-    pub fn unused_masks(&self, dialect: &str, masks: [&str; 2]) -> Vec<(String, String)> {
-        let masks = masks.map(|tensors| (tensors.into(), "it is a mask".into()));
-        [self.unused(dialect), masks.to_vec()].concat()
+        let masks = self.masks.iter().map(|&tensors| (tensors.into(), "it is a mask".into()));
+        let all = [Some(computed), self.base.tied.then_some(tied)];
+        all.into_iter().flatten().chain(masks).collect()
     }
 }
 

@@ -7,6 +7,12 @@ use crate::{
 };
 
 impl Net<'_> {
+    /// From token ids to what the first block takes.
+    pub fn embed(&self, tokens: Value) -> Value {
+        let x = self.scale(self.embedding(tokens), self.decoder.embedding);
+        self.decoder.learned.map_or(x, |skipped| self.add(x, self.positions(skipped)))
+    }
+
     /// Rows of the embedding's table.
     pub fn embedding(&self, tokens: Value) -> Value {
         let name = "vocab_embedding";
@@ -30,13 +36,14 @@ impl Net<'_> {
     /// The head: the embedding's table, or one of its own.
     pub fn logits(&self, x: Value) -> Value {
         let (name, base) = ("lm_head", &self.decoder.base);
-        match base.tied {
+        let logits = match base.tied {
             true => {
                 let table = self.tied(name, "vocab_embedding");
                 self.write(|g| g.linear(x, table, None))
             }
             false => self.dense(x, name, base.table(), self.decoder.bias.head),
-        }
+        };
+        self.scale(logits, self.decoder.logits)
     }
 
     /// A block's two layers and what stands around them. `A` is attention, `F` feed-forward.
@@ -136,6 +143,12 @@ impl Net<'_> {
             let gain = self.gain(name, plain(width));
             self.write(|g| g.rms_norm_heads(x, gain, width, base.epsilon))
         })
+    }
+
+    /// A layer norm of each head by itself, with a gain of its own.
+    pub fn norm_each_head(&self, x: Value, name: &str, gain: impl FnOnce() -> Origin) -> Value {
+        let (gain, base) = (self.kept(&format!("{name}.weight"), gain), &self.decoder.base);
+        self.write(|g| g.layer_norm_heads(x, gain, base.head_width, base.epsilon))
     }
 
     /// Turns queries and keys.

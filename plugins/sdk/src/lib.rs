@@ -32,7 +32,7 @@ mod rope;
 mod settings;
 mod windows;
 
-pub use base::{Base, GPT_NAMES, gguf_names};
+pub use base::{Base, GPT_NAMES, gguf_names, gpt_defaults, layer_norm_defaults};
 pub use component::{Architecture, Component, Model};
 pub use decoder::{Biases, Decoder, Gain, Mlp, Norm, Order, Qkv, Scores};
 pub use field::{
@@ -43,8 +43,8 @@ pub use latent::Latent;
 pub use mixture::Experts;
 pub use net::Net;
 pub use parameter::{
-    ParameterExt, PartExt, concat, feed_forward, key_heads, parameter, plain, query_heads, tensor,
-    tied, vocabulary,
+    ParameterExt, PartExt, bfloat16, concat, feed_forward, key_heads, parameter, plain,
+    query_heads, tensor, tied, vocabulary,
 };
 pub use recurrence::Recurrence;
 pub use rope::Rope;
