@@ -43,15 +43,12 @@ impl Architecture for Bloom {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
+        let own = vec![
             ("hidden_size", same_as("n_embed")),
             ("num_attention_heads", same_as("n_head")),
-            ("intermediate_size", ABSENT),
             ("max_position_embeddings", default(2048)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu_new")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        ];
+        [own, gpt_defaults("gelu_new", true)].concat()
     }
 
     fn open(config: &Settings) -> Result<Bloom, Refusal> {

@@ -23,13 +23,7 @@ impl Architecture for CodeGen {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
-            ("rotary_dim", default(64)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu_new")),
-            ("tie_word_embeddings", default(false)),
-        ]
+        [gpt_defaults("gelu_new", false), vec![("rotary_dim", default(64))]].concat()
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -43,23 +37,17 @@ impl Architecture for CodeGen {
             return refuse("num_attention_heads", why);
         }
         Ok(CodeGen(Decoder {
-            prefix: "transformer.",
             names: &[
-                ("vocab_embedding", "wte"),
-                ("layers", "h"),
-                ("ln_f", "ln_f"),
-                ("input_layernorm", "ln_1"),
                 ("attention.qkv", "attn.qkv_proj"),
                 ("attention.dense", "attn.out_proj"),
                 ("mlp.fc", "mlp.fc_in"),
                 ("mlp.proj", "mlp.fc_out"),
             ],
-            norm: Norm::LAYER,
             order: Order::Beside,
             bias: Biases { mlp: true, head: true, ..Biases::default() },
-            mlp: Mlp::Plain,
+            masks: &["*.attn.causal_mask", "*.attn.masked_bias"],
             rope: Some(Rope::open(config)?.interleaved()),
-            ..Decoder::new(base)
+            ..Decoder::gpt(base)
         }))
     }
 }
@@ -86,10 +74,6 @@ impl Model for CodeGen {
             )
         });
         n.attend(n.split(joined, [queries.size; 3]), &self.scores(i))
-    }
-
-    fn unused(&self, dialect: &str) -> Vec<(String, String)> {
-        self.0.unused_masks(dialect, ["*.attn.causal_mask", "*.attn.masked_bias"])
     }
 }
 

@@ -4,10 +4,7 @@
 
 use engraft_plugin_sdk::*;
 
-struct Cohere {
-    decoder: Decoder,
-    logits: f64,
-}
+struct Cohere(Decoder);
 
 const SECOND: &str = "Cohere2ForCausalLM";
 const PATTERNS: [&str; 2] = ["sliding_window_pattern", "_sliding_window_pattern"];
@@ -73,30 +70,29 @@ impl Architecture for Cohere {
 
     fn open(config: &Settings) -> Result<Cohere, Refusal> {
         let base = Base::open_normed(config)?;
-        let decoder = Decoder {
+        Ok(Cohere(Decoder {
             norm: Norm::LAYER.unbiased(),
             order: Order::Beside,
             bias: Biases::new(config.get("attn_bias")?, false),
             rope: Some(Rope::open(config)?.interleaved()),
             windows: Windows::open(config, &base)?,
+            logits: config.get("output_multiplier_scale")?,
             ..Decoder::new(base)
-        };
-        Ok(Cohere { decoder, logits: config.get("output_multiplier_scale")? })
+        }))
     }
 }
 
 impl Model for Cohere {
     fn decoder(&self) -> &Decoder {
-        &self.decoder
+        &self.0
     }
 
     fn attention(&self, n: &Net, i: u32, x: Value) -> Value {
-        let base = &self.decoder.base;
+        let base = &self.0.base;
         let norm = |x, name: &str, heads: Axis| {
-            let gain = n.kept(&format!("{name}.weight"), || {
+            n.norm_each_head(x, name, || {
                 n.part(name, "weight", &[heads]).reshape([heads.size]).into()
-            });
-            n.write(|g| g.layer_norm_heads(x, gain, base.head_width, base.epsilon))
+            })
         };
         let [mut q, mut k, v] = n.qkv(x);
         if base.qk_norm {
@@ -107,13 +103,9 @@ impl Model for Cohere {
     }
 
     fn scores(&self, i: u32) -> Scores<'_> {
-        let scores = self.decoder.scores(i);
-        let full = scores.window.is_none() && self.decoder.windows != Windows::none();
+        let scores = self.0.scores(i);
+        let full = scores.window.is_none() && self.0.windows != Windows::none();
         Scores { rope: scores.rope.filter(|_| !full), ..scores }
-    }
-
-    fn head(&self, n: &Net, x: Value) -> Value {
-        n.scale(n.logits(n.norm(x, "ln_f")), self.logits)
     }
 }
 

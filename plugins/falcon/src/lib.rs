@@ -55,13 +55,7 @@ impl Architecture for Falcon {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
-            ("max_position_embeddings", default(2048)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        [gpt_defaults("gelu", true), vec![("max_position_embeddings", default(2048))]].concat()
     }
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {

@@ -2,10 +2,10 @@
 
 use engraft_plugin_sdk::*;
 
-struct Gemma(Decoder);
+struct Gemma;
 
 impl Architecture for Gemma {
-    type Model = Gemma;
+    type Model = Decoder;
     const NAME: &str = "gemma";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GemmaForCausalLM"];
@@ -28,22 +28,14 @@ impl Architecture for Gemma {
         vec![("attn_bias", false.into()), ("mlp_bias", false.into())]
     }
 
-    fn open(config: &Settings) -> Result<Gemma, Refusal> {
-        Ok(Gemma(Decoder {
+    fn open(config: &Settings) -> Result<Decoder, Refusal> {
+        let base = Base::open(config)?;
+        Ok(Decoder {
             norm: Norm::RMS.less_one(),
+            embedding: f64::from(base.hidden).sqrt(),
             rope: Some(Rope::open(config)?),
-            ..Decoder::new(Base::open(config)?)
-        }))
-    }
-}
-
-impl Model for Gemma {
-    fn decoder(&self) -> &Decoder {
-        &self.0
-    }
-
-    fn embed(&self, n: &Net, tokens: Value) -> Value {
-        n.scale(n.embedding(tokens), f64::from(self.0.base.hidden).sqrt())
+            ..Decoder::new(base)
+        })
     }
 }
 

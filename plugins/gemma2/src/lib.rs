@@ -76,6 +76,7 @@ impl Architecture for Gemma2 {
         let decoder = Decoder {
             norm: Norm::RMS.less_one(),
             order: Order::Around,
+            embedding: f64::from(base.hidden).sqrt(),
             windows: Windows::open(config, &base)?,
             rope: Some(rope),
             scale: Some(1.0 / config.get::<f64>("query_pre_attn_scalar")?.sqrt()),
@@ -89,10 +90,6 @@ impl Architecture for Gemma2 {
 impl Model for Gemma2 {
     fn decoder(&self) -> &Decoder {
         &self.decoder
-    }
-
-    fn embed(&self, n: &Net, tokens: Value) -> Value {
-        n.scale(n.embedding(tokens), f64::from(self.decoder.base.hidden).sqrt())
     }
 
     fn scores(&self, i: u32) -> Scores<'_> {

@@ -39,12 +39,7 @@ impl Architecture for BigCode {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu_pytorch_tanh")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        gpt_defaults("gelu_pytorch_tanh", true)
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -74,27 +69,13 @@ impl Architecture for BigCode {
             other => return refuse("gpt_variant", format!("`{other}` is not supported")),
         };
         let decoder = Decoder {
-            prefix: "transformer.",
-            names: &[
-                ("vocab_embedding", "wte"),
-                ("position_embedding", "wpe"),
-                ("layers", "h"),
-                ("ln_f", "ln_f"),
-                ("input_layernorm", "ln_1"),
-                ("attention.qkv", "attn.c_attn"),
-                ("attention.q", "attn.q_attn"),
-                ("attention.kv", "attn.kv_attn"),
-                ("attention.dense", "attn.c_proj"),
-                ("post_layernorm", "ln_2"),
-                ("mlp.fc", "mlp.c_fc"),
-                ("mlp.proj", "mlp.c_proj"),
-            ],
+            names: &[("attention.q", "attn.q_attn"), ("attention.kv", "attn.kv_attn")],
             transposed: apart,
-            norm: Norm::LAYER,
             qkv: Qkv::Together { groups: base.key_heads },
             bias: Biases::BLOCK,
-            mlp: Mlp::Plain,
-            ..Decoder::new(base)
+            learned: Some(0),
+            masks: &["*h.*.attn.bias", "*.attn.masked_bias"],
+            ..Decoder::gpt(base)
         };
         Ok(BigCode { decoder, apart })
     }
@@ -103,10 +84,6 @@ impl Architecture for BigCode {
 impl Model for BigCode {
     fn decoder(&self) -> &Decoder {
         &self.decoder
-    }
-
-    fn embed(&self, n: &Net, tokens: Value) -> Value {
-        n.add(n.embedding(tokens), n.positions(0))
     }
 
     fn attention(&self, n: &Net, i: u32, x: Value) -> Value {
@@ -126,10 +103,6 @@ impl Model for BigCode {
             concat(0, [part("attention.q", queries)].into_iter().chain(both))
         });
         n.attend(n.split(joined, [queries, keys, keys].map(|axis| axis.size)), &scores)
-    }
-
-    fn unused(&self, dialect: &str) -> Vec<(String, String)> {
-        self.decoder.unused_masks(dialect, ["*h.*.attn.bias", "*.attn.masked_bias"])
     }
 }
 

@@ -2,12 +2,12 @@
 
 use engraft_plugin_sdk::*;
 
-struct GptNeo(Decoder);
+struct GptNeo;
 
 const LAYERS: &str = "attention_layers";
 
 impl Architecture for GptNeo {
-    type Model = GptNeo;
+    type Model = Decoder;
     const NAME: &str = "gpt-neo";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPTNeoForCausalLM"];
@@ -37,13 +37,7 @@ impl Architecture for GptNeo {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
-            ("sliding_window", default(256)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu_new")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        [gpt_defaults("gelu_new", true), vec![("sliding_window", default(256))]].concat()
     }
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {
@@ -58,45 +52,22 @@ impl Architecture for GptNeo {
         Windows::configure(source, base, |i| kinds[i as usize] == "local")
     }
 
-    fn open(config: &Settings) -> Result<GptNeo, Refusal> {
+    fn open(config: &Settings) -> Result<Decoder, Refusal> {
         let base = Base::open(config)?;
-        Ok(GptNeo(Decoder {
-            prefix: "transformer.",
+        Ok(Decoder {
             names: &[
-                ("vocab_embedding", "wte"),
-                ("position_embedding", "wpe"),
-                ("layers", "h"),
-                ("ln_f", "ln_f"),
-                ("input_layernorm", "ln_1"),
                 ("attention.q", "attn.attention.q_proj"),
                 ("attention.k", "attn.attention.k_proj"),
                 ("attention.v", "attn.attention.v_proj"),
                 ("attention.dense", "attn.attention.out_proj"),
-                ("post_layernorm", "ln_2"),
-                ("mlp.fc", "mlp.c_fc"),
-                ("mlp.proj", "mlp.c_proj"),
             ],
-            norm: Norm::LAYER,
             bias: Biases { dense: true, mlp: true, ..Biases::default() },
-            mlp: Mlp::Plain,
+            learned: Some(0),
+            masks: &["*.attn.attention.bias", "*.attn.attention.masked_bias"],
             windows: Windows::open(config, &base)?,
             scale: Some(1.0),
-            ..Decoder::new(base)
-        }))
-    }
-}
-
-impl Model for GptNeo {
-    fn decoder(&self) -> &Decoder {
-        &self.0
-    }
-
-    fn embed(&self, n: &Net, tokens: Value) -> Value {
-        n.add(n.embedding(tokens), n.positions(0))
-    }
-
-    fn unused(&self, dialect: &str) -> Vec<(String, String)> {
-        self.0.unused_masks(dialect, ["*.attn.attention.bias", "*.attn.attention.masked_bias"])
+            ..Decoder::gpt(base)
+        })
     }
 }
 

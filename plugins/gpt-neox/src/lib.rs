@@ -37,12 +37,8 @@ impl Architecture for GptNeoX {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("rope_parameters.partial_rotary_factor", default(0.25)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu")),
-            ("tie_word_embeddings", default(false)),
-        ]
+        let part = ("rope_parameters.partial_rotary_factor", default(0.25));
+        [layer_norm_defaults("gelu", false), vec![part]].concat()
     }
 
     fn open(config: &Settings) -> Result<GptNeoX, Refusal> {
@@ -62,6 +58,7 @@ impl Architecture for GptNeoX {
             qkv: Qkv::Together { groups: base.heads },
             bias: Biases::new(config.get("attention_bias")?, true),
             mlp: Mlp::Plain,
+            masks: &["*.attention.bias", "*.attention.masked_bias"],
             rope: Some(Rope::open(config)?),
             ..Decoder::new(base)
         };
@@ -78,10 +75,6 @@ impl Model for GptNeoX {
         let attended = n.add(x, self.attention(n, i, n.norm(x, "input_layernorm")));
         let h = n.norm(if self.parallel { x } else { attended }, "post_attention_layernorm");
         n.add(attended, self.feed_forward(n, i, h))
-    }
-
-    fn unused(&self, dialect: &str) -> Vec<(String, String)> {
-        self.decoder.unused_masks(dialect, ["*.attention.bias", "*.attention.masked_bias"])
     }
 }
 

@@ -31,12 +31,7 @@ impl Architecture for Gpt2 {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu_new")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        gpt_defaults("gelu_new", true)
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -50,24 +45,12 @@ impl Architecture for Gpt2 {
     fn open(config: &Settings) -> Result<Gpt2, Refusal> {
         let decoder = Decoder {
             prefix: if config.get("bare_names")? { "" } else { "transformer." },
-            names: &[
-                ("vocab_embedding", "wte"),
-                ("position_embedding", "wpe"),
-                ("layers", "h"),
-                ("ln_f", "ln_f"),
-                ("input_layernorm", "ln_1"),
-                ("attention.qkv", "attn.c_attn"),
-                ("attention.dense", "attn.c_proj"),
-                ("post_layernorm", "ln_2"),
-                ("mlp.fc", "mlp.c_fc"),
-                ("mlp.proj", "mlp.c_proj"),
-            ],
             transposed: true,
-            norm: Norm::LAYER,
             qkv: Qkv::Together { groups: 1 },
             bias: Biases::BLOCK,
-            mlp: Mlp::Plain,
-            ..Decoder::new(Base::open(config)?)
+            learned: Some(0),
+            masks: &["*h.*.attn.bias", "*.attn.masked_bias"],
+            ..Decoder::gpt(Base::open(config)?)
         };
         Ok(Gpt2 { decoder, inverse: config.get("scale_attn_by_inverse_layer_idx")? })
     }
@@ -78,18 +61,10 @@ impl Model for Gpt2 {
         &self.decoder
     }
 
-    fn embed(&self, n: &Net, tokens: Value) -> Value {
-        n.add(n.embedding(tokens), n.positions(0))
-    }
-
     fn scores(&self, i: u32) -> Scores<'_> {
         let root = f64::from(self.decoder.base.head_width).sqrt();
         let scale = self.inverse.then(|| 1.0 / root / f64::from(i + 1));
         Scores { scale, ..self.decoder.scores(i) }
-    }
-
-    fn unused(&self, dialect: &str) -> Vec<(String, String)> {
-        self.decoder.unused_masks(dialect, ["*h.*.attn.bias", "*.attn.masked_bias"])
     }
 }
 

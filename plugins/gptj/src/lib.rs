@@ -3,10 +3,10 @@
 
 use engraft_plugin_sdk::*;
 
-struct GptJ(Decoder);
+struct GptJ;
 
 impl Architecture for GptJ {
-    type Model = GptJ;
+    type Model = Decoder;
     const NAME: &str = "gptj";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPTJForCausalLM"];
@@ -20,13 +20,7 @@ impl Architecture for GptJ {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
-            ("rotary_dim", default(64)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu_new")),
-            ("tie_word_embeddings", default(false)),
-        ]
+        [gpt_defaults("gelu_new", false), vec![("rotary_dim", default(64))]].concat()
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -37,38 +31,19 @@ impl Architecture for GptJ {
         Ok(vec![set("rotary_dim", SettingValue::from(base.rotated))])
     }
 
-    fn open(config: &Settings) -> Result<GptJ, Refusal> {
-        Ok(GptJ(Decoder {
-            prefix: "transformer.",
+    fn open(config: &Settings) -> Result<Decoder, Refusal> {
+        Ok(Decoder {
             names: &[
-                ("vocab_embedding", "wte"),
-                ("layers", "h"),
-                ("ln_f", "ln_f"),
-                ("input_layernorm", "ln_1"),
-                ("attention.q", "attn.q_proj"),
-                ("attention.k", "attn.k_proj"),
-                ("attention.v", "attn.v_proj"),
                 ("attention.dense", "attn.out_proj"),
                 ("mlp.fc", "mlp.fc_in"),
                 ("mlp.proj", "mlp.fc_out"),
             ],
-            norm: Norm::LAYER,
             order: Order::Beside,
             bias: Biases { mlp: true, head: true, ..Biases::default() },
-            mlp: Mlp::Plain,
+            masks: &["*.attn.bias", "*.attn.masked_bias"],
             rope: Some(Rope::open(config)?.interleaved()),
-            ..Decoder::new(Base::open(config)?)
-        }))
-    }
-}
-
-impl Model for GptJ {
-    fn decoder(&self) -> &Decoder {
-        &self.0
-    }
-
-    fn unused(&self, dialect: &str) -> Vec<(String, String)> {
-        self.0.unused_masks(dialect, ["*.attn.bias", "*.attn.masked_bias"])
+            ..Decoder::gpt(Base::open(config)?)
+        })
     }
 }
 

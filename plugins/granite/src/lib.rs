@@ -2,11 +2,7 @@
 
 use engraft_plugin_sdk::*;
 
-struct Granite {
-    decoder: Decoder,
-    embedding: f64,
-    logits: f64,
-}
+struct Granite;
 
 const EMBEDDING: &str = "embedding_multiplier";
 const ATTENTION: &str = "attention_multiplier";
@@ -14,7 +10,7 @@ const RESIDUAL: &str = "residual_multiplier";
 const LOGITS: &str = "output_multiplier_scale";
 
 impl Architecture for Granite {
-    type Model = Granite;
+    type Model = Decoder;
     const NAME: &str = "granite";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GraniteForCausalLM"];
@@ -46,31 +42,18 @@ impl Architecture for Granite {
         Ok(all)
     }
 
-    fn open(config: &Settings) -> Result<Granite, Refusal> {
+    fn open(config: &Settings) -> Result<Decoder, Refusal> {
         let base = Base::open(config)?;
         let root = f64::from(base.head_width).sqrt();
-        let decoder = Decoder {
+        Ok(Decoder {
             bias: Biases::new(config.get("attn_bias")?, config.get("mlp_bias")?),
             rope: Some(Rope::open(config)?),
             scale: Some(config.get::<f64>(ATTENTION)? / root),
             residual: config.get(RESIDUAL)?,
+            embedding: config.get(EMBEDDING)?,
+            logits: config.get(LOGITS)?,
             ..Decoder::new(base)
-        };
-        Ok(Granite { decoder, embedding: config.get(EMBEDDING)?, logits: config.get(LOGITS)? })
-    }
-}
-
-impl Model for Granite {
-    fn decoder(&self) -> &Decoder {
-        &self.decoder
-    }
-
-    fn embed(&self, n: &Net, tokens: Value) -> Value {
-        n.scale(n.embedding(tokens), self.embedding)
-    }
-
-    fn head(&self, n: &Net, x: Value) -> Value {
-        n.scale(n.logits(n.norm(x, "ln_f")), self.logits)
+        })
     }
 }
 

@@ -47,12 +47,7 @@ impl Architecture for Mpt {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        gpt_defaults("gelu", true)
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -83,9 +78,7 @@ impl Architecture for Mpt {
     fn open(config: &Settings) -> Result<Decoder, Refusal> {
         let base = Base::open(config)?;
         Ok(Decoder {
-            prefix: "transformer.",
             names: &[
-                ("vocab_embedding", "wte"),
                 ("layers", "blocks"),
                 ("ln_f", "norm_f"),
                 ("input_layernorm", "norm_1"),
@@ -97,10 +90,9 @@ impl Architecture for Mpt {
             ],
             norm: Norm::LAYER.unbiased(),
             qkv: Qkv::Together { groups: 1 },
-            mlp: Mlp::Plain,
             slopes: slopes(base.heads, config.get("alibi_bias_max")?),
             clip: config.positive("clip_qkv")?,
-            ..Decoder::new(base)
+            ..Decoder::gpt(base)
         })
     }
 }

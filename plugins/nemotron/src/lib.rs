@@ -16,12 +16,8 @@ impl Architecture for Nemotron {
     const ROTARY_PART: bool = true;
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("rope_parameters.partial_rotary_factor", default(0.5)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("relu2")),
-            ("tie_word_embeddings", default(false)),
-        ]
+        let part = ("rope_parameters.partial_rotary_factor", default(0.5));
+        [layer_norm_defaults("relu2", false), vec![part]].concat()
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {

@@ -9,6 +9,8 @@ struct Opt {
     projected: bool,
 }
 
+/// Positions before the first token's.
+const PADDING: u64 = 2;
 const BEFORE: &str = "do_layer_norm_before";
 
 impl Architecture for Opt {
@@ -38,12 +40,7 @@ impl Architecture for Opt {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            (BEFORE, default(true)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("relu")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        [layer_norm_defaults("relu", true), vec![(BEFORE, default(true))]].concat()
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -83,6 +80,7 @@ impl Architecture for Opt {
             order: if config.get(BEFORE)? { Order::Before } else { Order::After },
             bias: Biases::new(bias, bias),
             mlp: Mlp::Plain,
+            learned: Some(PADDING),
             ..Decoder::new(base)
         };
         Ok(Opt { decoder, projected })
@@ -106,16 +104,11 @@ impl Model for Opt {
     }
 
     fn embed(&self, n: &Net, tokens: Value) -> Value {
-        let words = match self.projected {
-            true => {
-                let name = "vocab_embedding.weight";
-                let table = self.table(n, name, Step::TimesTransposed, "project_in");
-                n.write(|g| g.embedding(tokens, table))
-            }
-            false => n.embedding(tokens),
-        };
-        // The first two positions are for padding.
-        n.add(words, n.positions(2))
+        if !self.projected {
+            return n.embed(tokens);
+        }
+        let table = self.table(n, "vocab_embedding.weight", Step::TimesTransposed, "project_in");
+        n.add(n.write(|g| g.embedding(tokens, table)), n.positions(PADDING))
     }
 
     fn head(&self, n: &Net, x: Value) -> Value {

@@ -66,23 +66,13 @@ impl Architecture for Qwen1 {
         // Configs count both layers that go in.
         base.inner /= 2;
         Ok(Decoder {
-            prefix: "transformer.",
-            names: &[
-                ("vocab_embedding", "wte"),
-                ("layers", "h"),
-                ("ln_f", "ln_f"),
-                ("input_layernorm", "ln_1"),
-                ("attention.qkv", "attn.c_attn"),
-                ("attention.dense", "attn.c_proj"),
-                ("post_layernorm", "ln_2"),
-                ("mlp.fc", "mlp.w2"),
-                ("mlp.gate", "mlp.w1"),
-                ("mlp.proj", "mlp.c_proj"),
-            ],
+            names: &[("mlp.fc", "mlp.w2"), ("mlp.gate", "mlp.w1")],
+            norm: Norm::RMS,
+            mlp: Mlp::Gated,
             qkv: Qkv::Together { groups: 1 },
             bias: Biases { qkv: true, ..Biases::default() },
             rope: Some(Rope::open(config)?),
-            ..Decoder::new(base)
+            ..Decoder::gpt(base)
         })
     }
 }

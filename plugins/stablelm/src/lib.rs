@@ -27,11 +27,8 @@ impl Architecture for StableLm {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("rope_parameters.partial_rotary_factor", default(0.25)),
-            ("rms_norm_eps", default(1e-5)),
-            ("tie_word_embeddings", default(false)),
-        ]
+        let part = ("rope_parameters.partial_rotary_factor", default(0.25));
+        [layer_norm_defaults("silu", false), vec![part]].concat()
     }
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {
@@ -51,17 +48,6 @@ impl Architecture for StableLm {
     }
 }
 
-/// A layer norm of each head by itself, with a gain of its own.
-fn norm_heads(n: &Net, x: Value, part: &str, heads: Axis) -> Value {
-    let (width, epsilon) = (n.decoder.base.head_width, n.decoder.base.epsilon);
-    let gain = n.kept(&format!("attention.{part}.weight"), || {
-        let one = Axis { size: width.into(), ..heads };
-        let layer = |i| format!("self_attn.{part}.norms.{i}");
-        concat(0, (0..heads.size / one.size).map(|i| n.part(&layer(i), "weight", &[one])))
-    });
-    n.write(|g| g.layer_norm_heads(x, gain, width, epsilon))
-}
-
 impl Model for StableLm {
     fn decoder(&self) -> &Decoder {
         &self.0
@@ -70,8 +56,15 @@ impl Model for StableLm {
     fn attention(&self, n: &Net, i: u32, x: Value) -> Value {
         let (base, [mut q, mut k, v]) = (&self.0.base, n.qkv(x));
         if base.qk_norm {
-            q = norm_heads(n, q, "q_layernorm", base.queries());
-            k = norm_heads(n, k, "k_layernorm", base.keys());
+            let norm = |x, name: &str, heads: Axis| {
+                let one = Axis { size: base.head_width.into(), ..heads };
+                let layer = |head| format!("self_attn.{name}.norms.{head}");
+                let gain = |head| n.part(&layer(head), "weight", &[one]);
+                let gains = || concat(0, (0..heads.size / one.size).map(gain));
+                n.norm_each_head(x, &format!("attention.{name}"), gains)
+            };
+            q = norm(q, "q_layernorm", base.queries());
+            k = norm(k, "k_layernorm", base.keys());
         }
         n.attend([q, k, v], &self.scores(i))
     }

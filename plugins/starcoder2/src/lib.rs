@@ -30,11 +30,7 @@ impl Architecture for StarCoder2 {
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu_pytorch_tanh")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        layer_norm_defaults("gelu_pytorch_tanh", true)
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
