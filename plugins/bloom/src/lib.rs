@@ -56,23 +56,12 @@ impl Architecture for Bloom {
         let normed = config.get("apply_residual_connection_post_layernorm")?;
         Ok(Bloom(Decoder {
             prefix: if config.get("bare_names")? { "" } else { "transformer." },
-            names: &[
-                ("vocab_embedding", "word_embeddings"),
-                ("ln_embed", "word_embeddings_layernorm"),
-                ("layers", "h"),
-                ("ln_f", "ln_f"),
-                ("attention.qkv", "self_attention.query_key_value"),
-                ("attention.dense", "self_attention.dense"),
-                ("mlp.fc", "mlp.dense_h_to_4h"),
-                ("mlp.proj", "mlp.dense_4h_to_h"),
-            ],
-            norm: Norm::LAYER,
+            family: MEGATRON,
             order: if normed { Order::Normed } else { Order::Before },
             qkv: Qkv::Together { groups: base.heads },
             bias: Biases::BLOCK,
-            mlp: Mlp::Plain,
             slopes: alibi_slopes(base.heads, 8.0),
-            ..Decoder::new(base)
+            ..Decoder::gpt(base)
         }))
     }
 }

@@ -9,19 +9,6 @@ const ALIBI: &str = "alibi_with_scale";
 /// transformers' eager attention adds slopes to the scores, and again with the mask.
 const TIMES: &str = "alibi_times";
 
-/// The source's names; the first is of models with two norms beside one another.
-const LAYERS: [(&str, &str); 9] = [
-    ("input_layernorm", "ln_attn"),
-    ("vocab_embedding", "word_embeddings"),
-    ("layers", "h"),
-    ("ln_f", "ln_f"),
-    ("attention.qkv", "self_attention.query_key_value"),
-    ("attention.dense", "self_attention.dense"),
-    ("mlp.fc", "mlp.dense_h_to_4h"),
-    ("mlp.proj", "mlp.dense_4h_to_h"),
-    ("mlp_layernorm", "ln_mlp"),
-];
-
 impl Architecture for Falcon {
     type Model = Decoder;
     const NAME: &str = "falcon";
@@ -77,9 +64,11 @@ impl Architecture for Falcon {
         let both_normed = config.get("new_decoder_architecture")? && norms == 2;
         let bias = config.get("bias")?;
         let mut decoder = Decoder {
-            prefix: "transformer.",
-            names: if both_normed { &LAYERS } else { &LAYERS[1..] },
-            norm: Norm::LAYER,
+            family: MEGATRON,
+            names: match both_normed {
+                true => &[("input_layernorm", "ln_attn"), ("mlp_layernorm", "ln_mlp")],
+                false => &[],
+            },
             order: match (config.get("parallel_attention")?, both_normed) {
                 (true, true) => Order::BesideTwo("mlp_layernorm"),
                 (true, false) => Order::Beside,
@@ -87,8 +76,7 @@ impl Architecture for Falcon {
             },
             qkv: Qkv::Together { groups: base.key_heads },
             bias: Biases::new(bias, bias),
-            mlp: Mlp::Plain,
-            ..Decoder::new(base)
+            ..Decoder::gpt(base)
         };
         let Base { heads, head_width, .. } = decoder.base;
         match config.get::<String>("position_embedding_type")? == ALIBI {

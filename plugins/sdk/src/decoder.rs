@@ -17,7 +17,7 @@ pub struct Decoder {
     /// source's. `layers` is the stack of blocks; `attention.q`, `.k`, `.v` the three tensors of
     /// `attention.qkv`.
     pub names: &'static [(&'static str, &'static str)],
-    /// The family's names: Llama's or GPT-2's.
+    /// The family's names: Llama's, GPT-2's or [`MEGATRON`].
     pub family: &'static [(&'static str, &'static str)],
     /// Tensors that old checkpoints of the source have, and that are masks (`*` stands for
     /// anything).
@@ -194,6 +194,19 @@ const NAMES: [(&str, &str); 18] = [
     ("mlp.fc", "mlp.gate_proj"),
     ("mlp.gate", "mlp.up_proj"),
     ("mlp.proj", "mlp.down_proj"),
+];
+
+/// Names of models that were trained with Megatron, for [`Decoder::family`].
+pub const MEGATRON: &[(&str, &str)] = &[
+    ("vocab_embedding", "word_embeddings"),
+    ("ln_embed", "word_embeddings_layernorm"),
+    ("layers", "h"),
+    ("ln_f", "ln_f"),
+    ("attention.qkv", "self_attention.query_key_value"),
+    ("attention.dense", "self_attention.dense"),
+    ("post_layernorm", "post_attention_layernorm"),
+    ("mlp.fc", "mlp.dense_h_to_4h"),
+    ("mlp.proj", "mlp.dense_4h_to_h"),
 ];
 
 /// GPT-2's names.

@@ -34,7 +34,7 @@ mod windows;
 
 pub use base::{Base, GPT_NAMES, gguf_names, gpt_defaults, layer_norm_defaults};
 pub use component::{Architecture, Component, Model};
-pub use decoder::{Biases, Decoder, Gain, Mlp, Norm, Order, Qkv, Scores};
+pub use decoder::{Biases, Decoder, Gain, MEGATRON, Mlp, Norm, Order, Qkv, Scores};
 pub use field::{
     ABSENT, FieldExt, REQUIRED, default, field, fixed, flag, integer, integers, number, numbers,
     same_as, text, texts, usual,
