@@ -200,7 +200,11 @@ impl Base {
 
     /// The same in a checkpoint's config.
     pub fn turning_field() -> Field {
-        number("rotary_pct", default(1.0), "How much of a head turns.")
+        number(
+            "rotary_pct",
+            ABSENT,
+            "How much of a head turns, if not `rotary_embedding_dim` says it.",
+        )
     }
 
     /// From a checkpoint's settings, of an architecture that norms neither queries nor keys.
