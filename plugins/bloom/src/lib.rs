@@ -3,13 +3,7 @@
 
 use engraft_plugin_sdk::*;
 
-struct Bloom {
-    base: Base,
-    /// Whether the source's names lack their usual prefix, as the first checkpoints' do.
-    bare: bool,
-    /// Whether a layer's output is added to its normed input.
-    normed: bool,
-}
+struct Bloom(Decoder);
 
 impl Architecture for Bloom {
     type Model = Bloom;
@@ -20,7 +14,7 @@ impl Architecture for Bloom {
     const DOC: &str = "BLOOM.";
     const NAMES: &[(&str, &str)] = &[
         ("num_hidden_layers", "n_layer"),
-        ("num_attention_heads", "n_head"),
+        ("intermediate_size", "n_inner"),
         ("max_position_embeddings", "seq_length"),
         ("rms_norm_eps", "layer_norm_epsilon"),
         ("bare_names", "tensor:word_embeddings.weight"),
@@ -36,77 +30,49 @@ impl Architecture for Bloom {
     }
 
     fn source_own() -> Vec<Field> {
-        vec![flag("slow_but_exact", ABSENT, "How training was split; it changes nothing.")]
+        let training = "How training went; it changes nothing.";
+        let flags = ["attention_softmax_in_fp32", "bias_dropout_fusion", "masked_softmax_fusion"];
+        let more = ["skip_bias_add", "skip_bias_add_qkv", "slow_but_exact"];
+        let ignored = flags.into_iter().chain(more).map(|path| flag(path, ABSENT, training));
+        let read = [
+            integer("n_embed", ABSENT, "What the first configs call `hidden_size`."),
+            integer("n_head", ABSENT, "What later configs call `num_attention_heads`."),
+            integer("offset_alibi", ABSENT, training),
+        ];
+        read.into_iter().chain(ignored).collect()
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
+        let own = vec![
+            ("hidden_size", same_as("n_embed")),
+            ("num_attention_heads", same_as("n_head")),
             ("max_position_embeddings", default(2048)),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu_new")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        ];
+        [own, gpt_defaults("gelu_new", true)].concat()
     }
 
     fn open(config: &Settings) -> Result<Bloom, Refusal> {
+        let base = Base::open(config)?;
         let normed = config.get("apply_residual_connection_post_layernorm")?;
-        Ok(Bloom { base: Base::open(config)?, bare: config.get("bare_names")?, normed })
+        Ok(Bloom(Decoder {
+            prefix: if config.get("bare_names")? { "" } else { "transformer." },
+            family: MEGATRON,
+            order: if normed { Order::Normed } else { Order::Before },
+            qkv: Qkv::Together { groups: base.heads },
+            bias: Biases::BLOCK,
+            slopes: alibi_slopes(base.heads, 8.0),
+            ..Decoder::gpt(base)
+        }))
     }
 }
 
 impl Model for Bloom {
-    fn base(&self) -> &Base {
-        &self.base
+    fn decoder(&self) -> &Decoder {
+        &self.0
     }
 
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let base = &self.base;
-        let (hidden, q) = (base.width(), base.queries());
-        let [table, norm, last, blocks] = match self.bare {
-            true => ["word_embeddings", "word_embeddings_layernorm", "ln_f", "h"],
-            false => [
-                "transformer.word_embeddings",
-                "transformer.word_embeddings_layernorm",
-                "transformer.ln_f",
-                "transformer.h",
-            ],
-        };
-        let mut all = Parameters::new(at, dialect).blocks(blocks);
-        match at {
-            Place::Embed => all
-                .linear("vocab_embedding", table, base.table(), false)
-                .ln("ln_embed", norm, hidden, true),
-            Place::Head => all.head("lm_head", base, false).ln("ln_f", last, hidden, true),
-            Place::Block(_) => all
-                .ln("input_layernorm", "input_layernorm", hidden, true)
-                .fused_qkv("self_attention.query_key_value", base, base.heads, true)
-                .linear("attention.dense", "self_attention.dense", [hidden, q], true)
-                .ln("post_layernorm", "post_attention_layernorm", hidden, true)
-                .feed_forward(["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"], base, true),
-        };
-        all.done()
-    }
-
-    fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let base = &self.base;
-        let norm = |value, name| g.ln(value, name, true, base.epsilon);
-        let residual = |input, normed| if self.normed { normed } else { input };
-        let x = carry[0];
-        vec![match at {
-            Place::Embed => norm(g.embedding(x, g.parameter("vocab_embedding.weight")), "ln_embed"),
-            Place::Head => g.dense(norm(x, "ln_f"), "lm_head", false),
-            Place::Block(_) => {
-                let h = norm(x, "input_layernorm");
-                let [q, k, v] = g.qkv(h, base, true);
-                let attention = base.attention();
-                attention.alibi(&alibi_slopes(base.heads, 8.0));
-                let a = g.dense(g.attend(q, k, v, &attention), "attention.dense", true);
-                let x = g.add(residual(x, h), a);
-                let h = norm(x, "post_layernorm");
-                g.add(residual(x, h), g.feed_forward(h, "mlp", &base.activation, true))
-            }
-        }]
+    fn embed(&self, n: &Net, tokens: Value) -> Value {
+        n.norm(n.embedding(tokens), "ln_embed")
     }
 }
 

@@ -5,12 +5,8 @@
 use engraft_plugin_sdk::*;
 
 struct Gemma2 {
-    base: Base,
-    rope: Rope,
+    decoder: Decoder,
     local: Rope,
-    windows: Windows,
-    scalar: f64,
-    scores: Option<f64>,
     logits: Option<f64>,
 }
 
@@ -77,71 +73,35 @@ impl Architecture for Gemma2 {
     fn open(config: &Settings) -> Result<Gemma2, Refusal> {
         let (base, rope) = (Base::open_normed(config)?, Rope::open(config)?);
         let local = config.find(LOCAL[0])?.map_or(rope.clone(), Rope::unscaled);
-        let windows = Windows::open(config, &base)?;
-        let scalar = config.get("query_pre_attn_scalar")?;
-        let scores = config.find("attn_logit_softcapping")?;
-        let logits = config.find("final_logit_softcapping")?;
-        Ok(Gemma2 { base, rope, local, windows, scalar, scores, logits })
+        let decoder = Decoder {
+            norm: Norm::RMS.less_one(),
+            order: Order::Around,
+            embedding: f64::from(base.hidden).sqrt(),
+            windows: Windows::open(config, &base)?,
+            rope: Some(rope),
+            scale: Some(1.0 / config.get::<f64>("query_pre_attn_scalar")?.sqrt()),
+            softcap: config.find("attn_logit_softcapping")?,
+            ..Decoder::new(base)
+        };
+        Ok(Gemma2 { decoder, local, logits: config.find("final_logit_softcapping")? })
     }
 }
 
 impl Model for Gemma2 {
-    fn base(&self) -> &Base {
-        &self.base
+    fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let base = &self.base;
-        let (hidden, q) = (base.width(), base.queries());
-        let mut all = Parameters::new(at, dialect).shifted();
-        match at {
-            Place::Embed => {
-                all.linear("vocab_embedding", "model.embed_tokens", base.table(), false)
-            }
-            Place::Head => all.head("lm_head", base, false).norm("ln_f", "model.norm", hidden),
-            Place::Block(_) => all
-                .norm("input_layernorm", "input_layernorm", hidden)
-                .head_norms(base)
-                .qkv(QKV, base, false)
-                .linear("attention.dense", "self_attn.o_proj", [hidden, q], false)
-                .norm("post_layernorm", "post_attention_layernorm", hidden)
-                .norm("pre_feedforward_layernorm", "pre_feedforward_layernorm", hidden)
-                .gated(base, false)
-                .norm("post_feedforward_layernorm", "post_feedforward_layernorm", hidden),
-        };
-        all.done()
+    fn scores(&self, i: u32) -> Scores<'_> {
+        let scores = self.decoder.scores(i);
+        match scores.window {
+            Some(_) => Scores { rope: Some(&self.local), ..scores },
+            None => scores,
+        }
     }
 
-    fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let Base { head_width, rotated, epsilon, .. } = self.base;
-        let x = carry[0];
-        vec![match at {
-            Place::Embed => {
-                let words = g.embedding(x, g.parameter("vocab_embedding.weight"));
-                g.scale(words, f64::from(self.base.hidden).sqrt())
-            }
-            Place::Head => {
-                let logits = g.dense(g.norm(x, "ln_f", epsilon), "lm_head", false);
-                self.logits.map_or(logits, |bound| g.softcap(logits, bound))
-            }
-            Place::Block(i) => {
-                let h = g.norm(x, "input_layernorm", epsilon);
-                let [q, k, v] = g.qkv(h, &self.base, false);
-                let [q, k] = g.head_norms([q, k], &self.base);
-                let rope = if self.windows.slides(i) { &self.local } else { &self.rope };
-                let rotary = rope.rotary(head_width, rotated);
-                let attention = self.base.attention();
-                attention.scale(1.0 / self.scalar.sqrt());
-                self.windows.limit(&attention, i);
-                self.scores.iter().for_each(|&bound| attention.softcap(bound));
-                let a = g.attend(g.rotate(q, &rotary), g.rotate(k, &rotary), v, &attention);
-                let a = g.dense(a, "attention.dense", false);
-                let x = g.add(x, g.norm(a, "post_layernorm", epsilon));
-                let h = g.norm(x, "pre_feedforward_layernorm", epsilon);
-                let h = g.gated(h, "mlp", &self.base.activation, false);
-                g.add(x, g.norm(h, "post_feedforward_layernorm", epsilon))
-            }
-        }]
+    fn head(&self, n: &Net, x: Value) -> Value {
+        n.softcap(n.logits(n.norm(x, "ln_f")), self.logits)
     }
 }
 

@@ -2,14 +2,10 @@
 
 use engraft_plugin_sdk::*;
 
-struct Mpt {
-    base: Base,
-    slopes: Vec<f64>,
-    clip: Option<f64>,
-}
+struct Mpt;
 
 impl Architecture for Mpt {
-    type Model = Mpt;
+    type Model = Decoder;
     const NAME: &str = "mpt";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["MPTForCausalLM", "MptForCausalLM"];
@@ -35,27 +31,23 @@ impl Architecture for Mpt {
 
     fn source_own() -> Vec<Field> {
         let inert = "It changes nothing here.";
-        let number = |path| number(path, ABSENT, inert);
-        vec![
+        let numbers = ["attn_config.attn_pdrop", "emb_pdrop", "embedding_fraction", "verbose"];
+        let texts = ["attn_config.attn_impl", "attn_config.model_type", "init_device"];
+        let others = [
             integer("expansion_ratio", ABSENT, "Not what it says: the inner width is four times."),
-            number("attn_config.attn_pdrop"),
-            number("emb_pdrop"),
-            number("embedding_fraction"),
-            number("verbose"),
-            text("attn_config.attn_impl", ABSENT, inert),
-            text("attn_config.model_type", ABSENT, inert),
-            text("init_device", ABSENT, inert),
             flag("learned_pos_emb", ABSENT, inert),
-        ]
+            text("tokenizer_name", ABSENT, inert),
+        ];
+        let numbers = numbers.map(|path| number(path, ABSENT, inert));
+        numbers
+            .into_iter()
+            .chain(texts.map(|path| text(path, ABSENT, inert)))
+            .chain(others)
+            .collect()
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("intermediate_size", ABSENT),
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("gelu")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        gpt_defaults("gelu", true)
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -83,10 +75,25 @@ impl Architecture for Mpt {
         ])
     }
 
-    fn open(config: &Settings) -> Result<Mpt, Refusal> {
+    fn open(config: &Settings) -> Result<Decoder, Refusal> {
         let base = Base::open(config)?;
-        let slopes = slopes(base.heads, config.get("alibi_bias_max")?);
-        Ok(Mpt { base, slopes, clip: config.find("clip_qkv")? })
+        Ok(Decoder {
+            names: &[
+                ("layers", "blocks"),
+                ("ln_f", "norm_f"),
+                ("input_layernorm", "norm_1"),
+                ("attention.qkv", "attn.Wqkv"),
+                ("attention.dense", "attn.out_proj"),
+                ("post_layernorm", "norm_2"),
+                ("mlp.fc", "ffn.up_proj"),
+                ("mlp.proj", "ffn.down_proj"),
+            ],
+            norm: Norm::LAYER.unbiased(),
+            qkv: Qkv::Together { groups: 1 },
+            slopes: slopes(base.heads, config.get("alibi_bias_max")?),
+            clip: config.positive("clip_qkv")?,
+            ..Decoder::gpt(base)
+        })
     }
 }
 
@@ -99,51 +106,6 @@ fn slopes(heads: u32, max: f64) -> Vec<f64> {
     }
     let every_other = |from: usize| all.iter().skip(from).step_by(2).copied();
     every_other(1).chain(every_other(0)).take(heads as usize).collect()
-}
-
-impl Model for Mpt {
-    fn base(&self) -> &Base {
-        &self.base
-    }
-
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let base = &self.base;
-        let (hidden, q) = (base.width(), base.queries());
-        let mut all = Parameters::new(at, dialect).blocks("transformer.blocks");
-        match at {
-            Place::Embed => all.linear("vocab_embedding", "transformer.wte", base.table(), false),
-            Place::Head => {
-                all.head("lm_head", base, false).norm("ln_f", "transformer.norm_f", hidden)
-            }
-            Place::Block(_) => all
-                .norm("input_layernorm", "norm_1", hidden)
-                .fused_qkv("attn.Wqkv", base, 1, false)
-                .linear("attention.dense", "attn.out_proj", [hidden, q], false)
-                .norm("post_layernorm", "norm_2", hidden)
-                .feed_forward(["ffn.up_proj", "ffn.down_proj"], base, false),
-        };
-        all.done()
-    }
-
-    fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let base = &self.base;
-        let norm = |value, name| g.ln(value, name, false, base.epsilon);
-        let clip = |value| self.clip.map_or(value, |bound| g.clamp(value, -bound, bound));
-        let x = carry[0];
-        vec![match at {
-            Place::Embed => g.embedding(x, g.parameter("vocab_embedding.weight")),
-            Place::Head => g.dense(norm(x, "ln_f"), "lm_head", false),
-            Place::Block(_) => {
-                let [q, k, v] = g.qkv(norm(x, "input_layernorm"), base, false).map(clip);
-                let attention = base.attention();
-                attention.alibi(&self.slopes);
-                let a = g.dense(g.attend(q, k, v, &attention), "attention.dense", false);
-                let x = g.add(x, a);
-                let h = norm(x, "post_layernorm");
-                g.add(x, g.feed_forward(h, "mlp", &base.activation, false))
-            }
-        }]
-    }
 }
 
 export!(Mpt);

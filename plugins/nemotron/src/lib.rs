@@ -3,26 +3,21 @@
 
 use engraft_plugin_sdk::*;
 
-struct Nemotron {
-    base: Base,
-    rope: Rope,
-}
+struct Nemotron;
 
 impl Architecture for Nemotron {
-    type Model = Nemotron;
+    type Model = Decoder;
     const NAME: &str = "nemotron";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["NemotronForCausalLM"];
     const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Nemotron and Minitron.";
     const NAMES: &[(&str, &str)] = &[("rms_norm_eps", "norm_eps")];
+    const ROTARY_PART: bool = true;
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("relu2")),
-            ("tie_word_embeddings", default(false)),
-        ]
+        let part = ("rope_parameters.partial_rotary_factor", default(0.5));
+        [layer_norm_defaults("relu2", false), vec![part]].concat()
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -38,53 +33,16 @@ impl Architecture for Nemotron {
         Ok(Vec::new())
     }
 
-    fn open(config: &Settings) -> Result<Nemotron, Refusal> {
+    fn open(config: &Settings) -> Result<Decoder, Refusal> {
         config.check_fixed(&[("hidden_act", "squared-relu".into())])?;
-        Ok(Nemotron { base: Base::open(config)?, rope: Rope::open(config)? })
-    }
-}
-
-impl Model for Nemotron {
-    fn base(&self) -> &Base {
-        &self.base
-    }
-
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let base = &self.base;
-        let (hidden, q) = (base.width(), base.queries());
-        let mut all = Parameters::new(at, dialect).shifted();
-        match at {
-            Place::Embed => {
-                all.linear("vocab_embedding", "model.embed_tokens", base.table(), false)
-            }
-            Place::Head => all.head("lm_head", base, false).ln("ln_f", "model.norm", hidden, true),
-            Place::Block(_) => all
-                .ln("input_layernorm", "input_layernorm", hidden, true)
-                .qkv(QKV, base, false)
-                .linear("attention.dense", "self_attn.o_proj", [hidden, q], false)
-                .ln("post_layernorm", "post_attention_layernorm", hidden, true)
-                .feed_forward(["mlp.up_proj", "mlp.down_proj"], base, false),
-        };
-        all.done()
-    }
-
-    fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let Base { head_width, rotated, epsilon, .. } = self.base;
-        let x = carry[0];
-        vec![match at {
-            Place::Embed => g.embedding(x, g.parameter("vocab_embedding.weight")),
-            Place::Head => g.dense(g.ln(x, "ln_f", true, epsilon), "lm_head", false),
-            Place::Block(_) => {
-                let h = g.ln(x, "input_layernorm", true, epsilon);
-                let [q, k, v] = g.qkv(h, &self.base, false);
-                let rotary = self.rope.rotary(head_width, rotated);
-                let (q, k) = (g.rotate(q, &rotary), g.rotate(k, &rotary));
-                let a = g.attend(q, k, v, &self.base.attention());
-                let x = g.add(x, g.dense(a, "attention.dense", false));
-                let h = g.ln(x, "post_layernorm", true, epsilon);
-                g.add(x, g.feed_forward(h, "mlp", "relu2", false))
-            }
-        }]
+        let base = Base { activation: "relu2".into(), ..Base::open(config)? };
+        Ok(Decoder {
+            names: &[("mlp.fc", "mlp.up_proj")],
+            norm: Norm::LAYER.less_one(),
+            mlp: Mlp::Plain,
+            rope: Some(Rope::open(config)?),
+            ..Decoder::new(base)
+        })
     }
 }
 

@@ -4,12 +4,14 @@
 use engraft_plugin_sdk::*;
 
 struct Opt {
-    base: Base,
-    bias: bool,
-    before: bool,
-    /// The width of the source's tables.
-    words: u32,
+    decoder: Decoder,
+    /// Whether the source's tables have another width than the blocks.
+    projected: bool,
 }
+
+/// Positions before the first token's.
+const PADDING: u64 = 2;
+const BEFORE: &str = "do_layer_norm_before";
 
 impl Architecture for Opt {
     type Model = Opt;
@@ -28,119 +30,95 @@ impl Architecture for Opt {
     fn own() -> Vec<Field> {
         vec![
             flag("bias", default(true), "Whether linear layers have biases."),
-            flag("do_layer_norm_before", default(true), "Whether norms are before layers."),
+            flag(BEFORE, default(false), "Whether norms are before layers."),
             integer("word_embed_proj_dim", same_as("hidden_size"), "The vocabulary's width."),
         ]
     }
 
+    fn source_own() -> Vec<Field> {
+        vec![number("activation_dropout", ABSENT, "Of training.")]
+    }
+
     fn defaults() -> Vec<(&'static str, Fallback)> {
-        vec![
-            ("rms_norm_eps", default(1e-5)),
-            ("hidden_act", default("relu")),
-            ("tie_word_embeddings", default(true)),
-        ]
+        [layer_norm_defaults("relu", true), vec![(BEFORE, default(true))]].concat()
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
         vec![
             ("layer_norm_elementwise_affine", true.into()),
             ("_remove_final_layer_norm", false.into()),
+            ("learned_embeddings", true.into()),
+            ("scale_embeddings", false.into()),
         ]
     }
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {
+        if !base.tied {
+            return source.refuse("tie_word_embeddings", "false is not supported");
+        }
         // Two projections of one table are two tables.
-        base.tied &= source.get::<u32>("word_embed_proj_dim")? == base.hidden;
+        base.tied = source.get::<u32>("word_embed_proj_dim")? == base.hidden;
         Ok(source.carry(&Self::own()))
     }
 
     fn open(config: &Settings) -> Result<Opt, Refusal> {
-        let (base, bias) = (Base::open(config)?, config.get("bias")?);
-        let before = config.get("do_layer_norm_before")?;
-        let words = config.find("word_embed_proj_dim")?.unwrap_or(base.hidden);
-        Ok(Opt { base, bias, before, words })
+        let base = Base::open(config)?;
+        let projected = config.get::<u32>("word_embed_proj_dim")? != base.hidden;
+        let bias = config.get("bias")?;
+        let decoder = Decoder {
+            prefix: "model.decoder.",
+            names: &[
+                ("position_embedding", "embed_positions"),
+                ("ln_f", "final_layer_norm"),
+                ("input_layernorm", "self_attn_layer_norm"),
+                ("attention.dense", "self_attn.out_proj"),
+                ("post_layernorm", "final_layer_norm"),
+                ("mlp.fc", "fc1"),
+                ("mlp.proj", "fc2"),
+            ],
+            norm: Norm::LAYER,
+            order: if config.get(BEFORE)? { Order::Before } else { Order::After },
+            bias: Biases::new(bias, bias),
+            mlp: Mlp::Plain,
+            learned: Some(PADDING),
+            ..Decoder::new(base)
+        };
+        Ok(Opt { decoder, projected })
     }
 }
 
 impl Opt {
-    /// A table of the vocabulary, as wide as the blocks.
-    fn table(&self, name: &str, step: Step) -> Parameter {
-        let mut part = tensor("model.decoder.embed_tokens.weight", &self.base.table());
-        if self.words != self.base.hidden {
-            part.steps.push(step);
-        }
-        parameter(name, part)
+    /// The source's table, as wide as the blocks.
+    fn table(&self, n: &Net, name: &str, step: fn(String) -> Step, by: &str) -> Weight {
+        n.any(name, || {
+            let mut part = n.part("vocab_embedding", "weight", &self.decoder.base.table());
+            part.steps.push(step(n.source(by, "weight")));
+            part.into()
+        })
     }
 }
 
 impl Model for Opt {
-    fn base(&self) -> &Base {
-        &self.base
+    fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let (base, bias) = (&self.base, self.bias);
-        let (hidden, q) = (base.width(), base.queries());
-        let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"];
-        let mut all = Parameters::new(at, dialect).blocks("model.decoder.layers");
-        match at {
-            // The first two positions are for padding.
-            Place::Embed => all
-                .push(self.table(
-                    "vocab_embedding.weight",
-                    Step::TimesTransposed("model.decoder.project_in.weight".into()),
-                ))
-                .rows(
-                    "position_embedding",
-                    "model.decoder.embed_positions",
-                    &[(2, plain(base.context))],
-                    hidden,
-                    false,
-                ),
-            Place::Head => {
-                match base.tied {
-                    true => all.tied("lm_head", "vocab_embedding"),
-                    false => all.push(self.table(
-                        "lm_head.weight",
-                        Step::Times("model.decoder.project_out.weight".into()),
-                    )),
-                };
-                match self.before {
-                    true => all.ln("ln_f", "model.decoder.final_layer_norm", hidden, true),
-                    false => &mut all,
-                }
-            }
-            Place::Block(_) => all
-                .ln("input_layernorm", "self_attn_layer_norm", hidden, true)
-                .qkv(qkv, base, bias)
-                .linear("attention.dense", "self_attn.out_proj", [hidden, q], bias)
-                .ln("post_layernorm", "final_layer_norm", hidden, true)
-                .feed_forward(["fc1", "fc2"], base, bias),
-        };
-        all.done()
+    fn embed(&self, n: &Net, tokens: Value) -> Value {
+        if !self.projected {
+            return n.embed(tokens);
+        }
+        let table = self.table(n, "vocab_embedding.weight", Step::TimesTransposed, "project_in");
+        n.add(n.write(|g| g.embedding(tokens, table)), n.positions(PADDING))
     }
 
-    fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let (base, bias) = (&self.base, self.bias);
-        let norm = |value, name| g.ln(value, name, true, base.epsilon);
-        let before = |value, name| if self.before { norm(value, name) } else { value };
-        let after = |value, name| if self.before { value } else { norm(value, name) };
-        let x = carry[0];
-        vec![match at {
-            Place::Embed => {
-                let words = g.embedding(x, g.parameter("vocab_embedding.weight"));
-                g.add(words, g.positions(g.parameter("position_embedding.weight")))
-            }
-            Place::Head => g.dense(before(x, "ln_f"), "lm_head", false),
-            Place::Block(_) => {
-                let [q, k, v] = g.qkv(before(x, "input_layernorm"), base, bias);
-                let a = g.dense(g.attend(q, k, v, &base.attention()), "attention.dense", bias);
-                let x = after(g.add(x, a), "input_layernorm");
-                let h = before(x, "post_layernorm");
-                let h = g.feed_forward(h, "mlp", &base.activation, bias);
-                after(g.add(x, h), "post_layernorm")
-            }
-        }]
+    fn head(&self, n: &Net, x: Value) -> Value {
+        let after = self.decoder.order == Order::After;
+        let x = if after { x } else { n.norm(x, "ln_f") };
+        if !self.projected {
+            return n.logits(x);
+        }
+        let table = self.table(n, "lm_head.weight", Step::Times, "project_out");
+        n.write(|g| g.linear(x, table, None))
     }
 }
 

@@ -1,33 +1,54 @@
 //! Qwen 2 and 3: Llama's block with biases on queries, keys and values (2) or norms of their heads
-//! (3), and windows in the later blocks of some models.
+//! (3), windows in the later blocks of some models, and mixtures of experts in others.
 
 use engraft_plugin_sdk::*;
 
 struct Qwen {
-    base: Base,
-    rope: Rope,
-    windows: Windows,
-    attention_bias: bool,
+    decoder: Decoder,
+    experts: Option<Experts>,
+    /// Blocks without experts.
+    dense: Vec<i64>,
+    /// Every how many blocks have experts.
+    step: u32,
 }
+
+const SOURCE: [&str; 5] =
+    ["num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", SHARED];
+const SHARED: &str = "shared_expert_intermediate_size";
 
 impl Architecture for Qwen {
     type Model = Qwen;
     const NAME: &str = "qwen";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
-    const ACCEPTS: &[&str] = &["Qwen2ForCausalLM", "Qwen3ForCausalLM"];
+    const ACCEPTS: &[&str] =
+        &["Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"];
     const DIALECTS: &[&str] = &["hugging-face"];
-    const DOC: &str = "Qwen 2 and 3.";
+    const DOC: &str = "Qwen 2 and 3, and their mixtures of experts.";
 
     fn own() -> Vec<Field> {
-        let bias = "Whether queries, keys and values have biases.";
-        [Windows::fields(), vec![flag("attn_bias", default(true), bias)]].concat()
+        let own = vec![
+            integers("mlp_only_layers", ABSENT, "Blocks without experts."),
+            integer("decoder_sparse_step", default(1), "Every how many blocks have experts."),
+        ];
+        [Windows::fields(), own].concat()
     }
 
     fn source_own() -> Vec<Field> {
         vec![
             flag("use_sliding_window", default(false), "Whether any block has a window."),
             integer("max_window_layers", default(28), "The first block that has one."),
+            flag("qkv_bias", default(true), "Whether queries, keys and values have biases."),
+            integer(SOURCE[0], default(0), "Experts of each mixture."),
+            integer(SOURCE[1], default(0), "Experts that a token takes."),
+            integer(SOURCE[2], ABSENT, "Inner width of an expert."),
+            integer(SHARED, default(0), "Inner width of the expert that every token takes."),
+            flag(SOURCE[3], default(false), "Whether experts' weights are made to sum to one."),
         ]
+    }
+
+    fn checkpoint_own() -> Vec<Field> {
+        let bias = flag("attn_bias", default(true), "Whether queries, keys, values have biases.");
+        [vec![bias], Experts::fields()].concat()
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
@@ -39,67 +60,71 @@ impl Architecture for Qwen {
     }
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {
-        base.qk_norm = source.architecture(Self::ACCEPTS)? == "Qwen3ForCausalLM";
+        let architecture = source.architecture(Self::ACCEPTS)?;
+        base.qk_norm = architecture.starts_with("Qwen3");
         let first: i64 = source.get("max_window_layers")?;
-        let windows = match source.get("use_sliding_window")? {
+        let mut own = match source.get("use_sliding_window")? {
             true => Windows::configure(source, base, |i| i64::from(i) >= first)?,
             false => Vec::new(),
         };
-        let bias = set("attn_bias", SettingValue::Flag(!base.qk_norm));
-        Ok([windows, vec![bias]].concat())
+        let bias = !base.qk_norm && source.get("qkv_bias")?;
+        own.push(set("attn_bias", SettingValue::Flag(bias)));
+        if architecture.ends_with("MoeForCausalLM") {
+            let inner = source.get(SOURCE[2])?;
+            let experts = Experts {
+                shared: if base.qk_norm { 0 } else { source.get(SHARED)? },
+                renormalize: source.get(SOURCE[3])?,
+                ..Experts::from_source(source, [SOURCE[0], SOURCE[1]], inner)?
+            };
+            base.activates("silu", "swiglu")?;
+            own.extend(experts.settings());
+            own.extend(source.carry(&Self::own()[2..]));
+        }
+        Ok(own)
     }
 
     fn open(config: &Settings) -> Result<Qwen, Refusal> {
         let base = Base::open_normed(config)?;
-        let (rope, windows) = (Rope::open(config)?, Windows::open(config, &base)?);
-        Ok(Qwen { base, rope, windows, attention_bias: config.get("attn_bias")? })
+        let experts = Experts::open(config, base.inner)?;
+        let decoder = Decoder {
+            names: &[
+                ("mlp.router", "mlp.gate"),
+                ("mlp.shared_expert_gate", "mlp.shared_expert_gate"),
+                ("mlp.shared_expert.fc", "mlp.shared_expert.gate_proj"),
+                ("mlp.shared_expert.gate", "mlp.shared_expert.up_proj"),
+                ("mlp.shared_expert.proj", "mlp.shared_expert.down_proj"),
+            ],
+            windows: Windows::open(config, &base)?,
+            bias: Biases { qkv: config.get("attn_bias")?, ..Biases::default() },
+            mlp: if experts.is_some() { Mlp::GatedJoined } else { Mlp::Gated },
+            rope: Some(Rope::open(config)?),
+            ..Decoder::new(base)
+        };
+        let dense = config.find("mlp_only_layers")?.unwrap_or_default();
+        Ok(Qwen { decoder, experts, dense, step: config.get("decoder_sparse_step")? })
     }
 }
 
 impl Model for Qwen {
-    fn base(&self) -> &Base {
-        &self.base
+    fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let base = &self.base;
-        let (hidden, q) = (base.width(), base.queries());
-        let mut all = Parameters::new(at, dialect);
-        match at {
-            Place::Embed => {
-                all.linear("vocab_embedding", "model.embed_tokens", base.table(), false)
-            }
-            Place::Head => all.head("lm_head", base, false).norm("ln_f", "model.norm", hidden),
-            Place::Block(_) => all
-                .norm("input_layernorm", "input_layernorm", hidden)
-                .head_norms(base)
-                .qkv(QKV, base, self.attention_bias)
-                .linear("attention.dense", "self_attn.o_proj", [hidden, q], false)
-                .norm("post_layernorm", "post_attention_layernorm", hidden)
-                .gated(base, false),
+    fn feed_forward(&self, n: &Net, i: u32, x: Value) -> Value {
+        let sparse = (i + 1).is_multiple_of(self.step) && !self.dense.contains(&i.into());
+        let Some(experts) = self.experts.as_ref().filter(|_| sparse) else {
+            return n.feed_forward(x);
         };
-        all.done()
-    }
-
-    fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let Base { head_width, rotated, epsilon, .. } = self.base;
-        let x = carry[0];
-        vec![match at {
-            Place::Embed => g.embedding(x, g.parameter("vocab_embedding.weight")),
-            Place::Head => g.dense(g.norm(x, "ln_f", epsilon), "lm_head", false),
-            Place::Block(i) => {
-                let h = g.norm(x, "input_layernorm", epsilon);
-                let [q, k, v] = g.qkv(h, &self.base, self.attention_bias);
-                let [q, k] = g.head_norms([q, k], &self.base);
-                let rotary = self.rope.rotary(head_width, rotated);
-                let attention = self.base.attention();
-                self.windows.limit(&attention, i);
-                let a = g.attend(g.rotate(q, &rotary), g.rotate(k, &rotary), v, &attention);
-                let x = g.add(x, g.dense(a, "attention.dense", false));
-                let h = g.norm(x, "post_layernorm", epsilon);
-                g.add(x, g.gated(h, "mlp", &self.base.activation, false))
-            }
-        }]
+        let names = ["gate_proj", "up_proj", "down_proj"];
+        let mixed = n.experts(x, experts, "mlp.experts", names);
+        if experts.shared == 0 {
+            return mixed;
+        }
+        let shared = n.feed_forward_of(x, "mlp.shared_expert", feed_forward(experts.shared));
+        let width = [plain(1), self.decoder.base.width()];
+        let gate = n.dense(x, "mlp.shared_expert_gate", width, false);
+        let gate = n.write(|g| g.activate(gate, "sigmoid"));
+        n.add(mixed, n.multiply(shared, gate))
     }
 }
 

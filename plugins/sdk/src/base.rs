@@ -2,9 +2,9 @@
 //! configs and GGUF's metadata say them.
 
 use crate::{
-    ABSENT, Attention, Axis, Field, Names, Outline, REQUIRED, Refusal, Setting, Settings, default,
-    feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse, same_as, set, text,
-    texts, vocabulary,
+    ABSENT, Axis, Fallback, Field, Names, Outline, REQUIRED, Refusal, Setting, SettingValue,
+    Settings, default, feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse,
+    same_as, set, text, texts, vocabulary,
 };
 
 /// The sizes of a decoder.
@@ -53,6 +53,20 @@ pub const GPT_NAMES: &[(&str, &str)] = &[
     ("hidden_act", "activation_function"),
     ("bare_names", "tensor:wte.weight"),
 ];
+
+/// What decoders with layer norms are where a source's config does not say.
+pub fn layer_norm_defaults(activation: &str, tied: bool) -> Vec<(&'static str, Fallback)> {
+    vec![
+        ("rms_norm_eps", default(1e-5)),
+        ("hidden_act", default(activation)),
+        ("tie_word_embeddings", default(tied)),
+    ]
+}
+
+/// The same of GPT-2's kind, whose feed-forward layers are four times as wide as the blocks.
+pub fn gpt_defaults(activation: &str, tied: bool) -> Vec<(&'static str, Fallback)> {
+    [layer_norm_defaults(activation, tied), vec![("intermediate_size", ABSENT)]].concat()
+}
 
 /// What GGUF calls the fields that [`Base`] and [`Rope`](crate::Rope) read. `prefix` is the
 /// architecture's name there, as in `llama.block_count`; `more` are names of a plugin's own.
@@ -146,23 +160,12 @@ impl Base {
             tied: source.find("tie_word_embeddings")?.unwrap_or(!own_head),
             qk_norm: false,
         };
-        if source.find("v_head_dim")?.is_some_and(|width: u32| width != head_width) {
-            return source.refuse("v_head_dim", format!("must be the key's width, {head_width}"));
-        }
         base.check(source, ["head_dim", "rotary_dim", "rms_norm_eps"])
     }
 
     /// What the host asks first.
     pub fn outline(&self) -> Outline {
         Outline { blocks: self.blocks, vocabulary: self.vocabulary, context: self.context }
-    }
-
-    /// Source tensors that a decoder leaves out.
-    pub fn unused(&self, dialect: &str) -> Vec<(&'static str, &'static str)> {
-        let head = if dialect == "gguf" { "output.weight" } else { "lm_head.weight" };
-        let computed = ("*.rotary_emb.inv_freq", "it is computed from the config");
-        let tied = self.tied.then_some((head, "the head is the embedding's table"));
-        [computed].into_iter().chain(tied).collect()
     }
 
     /// As a checkpoint's base fields. `positions` is its `position_embedding_type`.
@@ -186,6 +189,24 @@ impl Base {
         ]
     }
 
+    /// How much of a head turns, for readers that work out `rotated` from it.
+    pub fn turning(&self) -> Setting {
+        let (rotated, width) = (f64::from(self.rotated), f64::from(self.head_width));
+        let part = rotated / width;
+        // They round down.
+        let part = if part * width < rotated { part.next_up() } else { part };
+        set("rotary_pct", SettingValue::Number(part))
+    }
+
+    /// The same in a checkpoint's config.
+    pub fn turning_field() -> Field {
+        number(
+            "rotary_pct",
+            ABSENT,
+            "How much of a head turns, if not `rotary_embedding_dim` says it.",
+        )
+    }
+
     /// From a checkpoint's settings, of an architecture that norms neither queries nor keys.
     pub fn open(config: &Settings) -> Result<Base, Refusal> {
         config.check_fixed(&[("qk_layernorm", false.into())])?;
@@ -194,7 +215,7 @@ impl Base {
 
     /// From a checkpoint's settings, of one that may.
     pub fn open_normed(config: &Settings) -> Result<Base, Refusal> {
-        let base = Base {
+        let mut base = Base {
             blocks: config.get("num_hidden_layers")?,
             hidden: config.get("hidden_size")?,
             inner: config.get("intermediate_size")?,
@@ -209,6 +230,9 @@ impl Base {
             tied: config.get("tie_word_embeddings")?,
             qk_norm: config.get("qk_layernorm")?,
         };
+        if let Some(part) = config.find("rotary_pct")? {
+            base.rotated = base.part(part)?;
+        }
         base.check(config, ["head_size", "rotary_embedding_dim", "norm_epsilon"])
     }
 
@@ -237,9 +261,13 @@ impl Base {
         [vocabulary(self.vocabulary), self.width()]
     }
 
-    /// Plain attention over these heads.
-    pub fn attention(&self) -> Attention {
-        Attention::new(self.heads, self.key_heads, self.head_width)
+    /// How many leading elements of a head turn, where a config says which part of it.
+    fn part(&self, part: f64) -> Result<u32, Refusal> {
+        let rotated = (f64::from(self.head_width) * part) as u32;
+        match (0.0..=1.0).contains(&part) && rotated > 0 && rotated.is_multiple_of(2) {
+            true => Ok(rotated),
+            false => refuse("rotary_pct", format!("{part:?} of {} elements", self.head_width)),
+        }
     }
 
     /// Checks that a plugin whose graph has one activation was asked for that, and says it as a

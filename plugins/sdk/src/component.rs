@@ -1,9 +1,11 @@
 //! The two traits that a plugin implements, and what makes a component of them.
 
 use crate::bindings::exports::engraft::plugin::architecture as wit;
+use crate::settings::respell;
 use crate::{
-    Base, Builder, Fallback, Field, Identity, Names, Outline, Parameter, Place, Refusal, Rope,
-    Setting, SettingValue, Settings, Value, fixed, gguf_names, renamed, respelled, set, usual,
+    Base, Builder, Decoder, Fallback, Field, Identity, Names, Net, Outline, Parameter, Place,
+    Refusal, Rope, Scores, Setting, SettingValue, Settings, Value, fixed, gguf_names, renamed,
+    respelled, set, usual,
 };
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -36,6 +38,10 @@ pub trait Architecture: Sized + 'static {
     const POSITIONS: &str = "rope_gpt_neox";
     /// The rotary base of a config that says none.
     const ROPE_BASE: f64 = 1e4;
+    /// Whether a checkpoint says how much of a head turns, as `rotary_pct`.
+    const ROTARY_PART: bool = false;
+    /// What a checkpoint calls a field, where that is not the plugin's name for it.
+    const CHECKPOINT_NAMES: &[(&str, &str)] = &[];
 
     /// Fields of its own that a source and a checkpoint both have.
     fn own() -> Vec<Field> {
@@ -44,6 +50,11 @@ pub trait Architecture: Sized + 'static {
 
     /// Fields of its own that only a source has: [`Self::settle`] makes something of them.
     fn source_own() -> Vec<Field> {
+        Vec::new()
+    }
+
+    /// Fields of its own that only a checkpoint has.
+    fn checkpoint_own() -> Vec<Field> {
         Vec::new()
     }
 
@@ -72,7 +83,12 @@ pub trait Architecture: Sized + 'static {
     fn source_fields() -> Vec<Field> {
         let rope = if turns::<Self>() { Rope::source_fields() } else { Vec::new() };
         let (own, source_own) = (Self::own(), Self::source_own());
-        let mut all = [own, source_own, Base::source_fields(), rope, fixed(&Self::only())].concat();
+        let mut all = [own, source_own].concat();
+        let usual = [Base::source_fields(), rope, fixed(&Self::only())].concat();
+        // A plugin's own word on a field of every decoder counts.
+        all.extend(
+            usual.into_iter().filter(|f| !all.iter().any(|o| o.path == f.path)).collect::<Vec<_>>(),
+        );
         for (path, fallback) in Self::defaults() {
             all.iter_mut().filter(|f| f.path == path).for_each(|f| f.fallback = fallback.clone());
         }
@@ -82,21 +98,30 @@ pub trait Architecture: Sized + 'static {
     /// The architecture's own fields of a checkpoint's config, beside the host's base fields.
     fn fields() -> Vec<Field> {
         let rope = if turns::<Self>() { Rope::fields() } else { Vec::new() };
-        [Self::own(), Base::fields(), rope, usual(&Self::says())].concat()
+        let part = if Self::ROTARY_PART { vec![Base::turning_field()] } else { Vec::new() };
+        let own = [Self::own(), Self::checkpoint_own(), usual(&Self::says())].concat();
+        [own, Base::fields(), rope, part].concat()
     }
 
     /// A source's settings as a checkpoint's: base fields and own fields.
     fn configure(source: &Settings) -> Result<Vec<Setting>, Refusal> {
         source.check_fixed(&Self::only())?;
         let mut base = Base::from_source(source)?;
+        let wide = base.head_width;
         let own = Self::settle(source, &mut base)?;
+        let value: u32 = source.find("v_head_dim")?.unwrap_or(wide);
+        if value != wide && own.iter().all(|setting| setting.path != "v_head_dim") {
+            return source.refuse("v_head_dim", format!("must be the key's width, {wide}"));
+        }
         let mut all = base.settings(source.architecture(Self::ACCEPTS)?, Self::POSITIONS);
         if turns::<Self>() {
-            all.extend(Rope::configure(source, Self::ROPE_BASE, base.context)?);
+            overlay(&mut all, Rope::configure(source, Self::ROPE_BASE, base.context)?);
         }
-        all.retain(|setting| own.iter().all(|o| o.path != setting.path));
-        all.extend(own);
-        all.extend(Self::says().into_iter().map(|(path, value)| set(path, value)));
+        if Self::ROTARY_PART {
+            all.push(base.turning());
+        }
+        overlay(&mut all, own);
+        overlay(&mut all, Self::says().into_iter().map(|(path, value)| set(path, value)).collect());
         Ok(all)
     }
 
@@ -104,32 +129,72 @@ pub trait Architecture: Sized + 'static {
     fn open(config: &Settings) -> Result<Self::Model, Refusal>;
 }
 
+/// Lets settings stand in for those of the same fields.
+fn overlay(all: &mut Vec<Setting>, more: Vec<Setting>) {
+    all.retain(|setting| more.iter().all(|m| m.path != setting.path));
+    all.extend(more);
+}
+
 /// Whether queries and keys turn by their positions.
 fn turns<A: Architecture>() -> bool {
     A::POSITIONS.starts_with("rope")
 }
 
-/// A model with its config settled.
+/// A model with its config settled. Most models are a [`Decoder`] and nothing else; one that is
+/// not says here what is otherwise.
 pub trait Model: 'static {
-    /// Its sizes.
-    fn base(&self) -> &Base;
+    /// Its sizes and choices.
+    fn decoder(&self) -> &Decoder;
 
-    /// What the host must know before it asks for anything else.
-    fn outline(&self) -> Outline {
-        self.base().outline()
+    /// From token ids to what the first block takes.
+    fn embed(&self, n: &Net, tokens: Value) -> Value {
+        n.embed(tokens)
     }
 
-    /// The parameters of a place, each with its origin in a dialect.
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter>;
+    /// A block: its two layers, with norms as the decoder has them.
+    fn block(&self, n: &Net, i: u32, x: Value) -> Value {
+        n.residual(x, |h| self.attention(n, i, h), |h| self.feed_forward(n, i, h))
+    }
+
+    /// A block's attention, without norms.
+    fn attention(&self, n: &Net, i: u32, x: Value) -> Value {
+        n.attention(x, &self.scores(i))
+    }
+
+    /// What a block's attention does with scores.
+    fn scores(&self, i: u32) -> Scores<'_> {
+        self.decoder().scores(i)
+    }
+
+    /// A block's feed-forward layer, without norms.
+    fn feed_forward(&self, n: &Net, _i: u32, x: Value) -> Value {
+        n.feed_forward(x)
+    }
+
+    /// From what the last block gives to logits.
+    fn head(&self, n: &Net, x: Value) -> Value {
+        n.logits(n.norm(x, "ln_f"))
+    }
 
     /// Source tensors that are left out on purpose (`*` stands for anything), with the reasons.
-    fn unused(&self, dialect: &str) -> Vec<(&'static str, &'static str)> {
-        self.base().unused(dialect)
+    fn unused(&self, dialect: &str) -> Vec<(String, String)> {
+        self.decoder().unused(dialect)
     }
+}
 
-    /// Writes one place. `carry` is what the place before it returned: the token ids for the
-    /// embedding. The head returns the logits.
-    fn write(&self, into: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value>;
+impl Model for Decoder {
+    fn decoder(&self) -> &Decoder {
+        self
+    }
+}
+
+/// Walks through one place.
+fn walk(model: &impl Model, n: &Net, at: Place, x: Value) -> Value {
+    match at {
+        Place::Embed => model.embed(n, x),
+        Place::Block(i) => model.block(n, i, x),
+        Place::Head => model.head(n, x),
+    }
 }
 
 /// Stands between an [`Architecture`] and the generated entry points.
@@ -181,41 +246,48 @@ impl<A: Architecture> wit::Guest for Component<A> {
 
     fn fields() -> Vec<Field> {
         report_panics();
-        A::fields()
+        respelled(A::fields(), A::CHECKPOINT_NAMES)
     }
 
     fn configure(dialect: String, settings: Vec<Setting>) -> Result<Vec<Setting>, Refusal> {
         report_panics();
-        let source = Settings::new(settings);
-        match dialect == GGUF {
-            true => A::configure(&source.renamed(gguf_names(A::GGUF_PREFIX, A::GGUF))),
-            false => A::configure(&source.renamed(own_names(A::NAMES))),
-        }
+        let names = match dialect == GGUF {
+            true => gguf_names(A::GGUF_PREFIX, A::GGUF),
+            false => own_names(A::NAMES),
+        };
+        let mut all = A::configure(&Settings::new(settings).renamed(names))?;
+        all.iter_mut().for_each(|setting| respell(&mut setting.path, A::CHECKPOINT_NAMES));
+        Ok(all)
     }
 }
 
 impl<A: Architecture> wit::GuestModel for Opened<A> {
     fn open(settings: Vec<Setting>) -> Result<wit::Model, Refusal> {
         report_panics();
-        let config = Settings::new(settings);
+        let config = Settings::new(settings).renamed(own_names(A::CHECKPOINT_NAMES));
         config.check_fixed(&A::says())?;
-        Ok(wit::Model::new(Opened::<A>(A::open(&config)?)))
+        let model = A::open(&config)?;
+        let Decoder { base, rope, .. } = model.decoder();
+        rope.as_ref().map_or(Ok(()), |rope| rope.check(base.rotated))?;
+        Ok(wit::Model::new(Opened::<A>(model)))
     }
 
     fn outline(&self) -> Outline {
-        self.0.outline()
+        self.0.decoder().base.outline()
     }
 
     fn parameters(&self, at: Place, dialect: String) -> Vec<Parameter> {
-        self.0.parameters(at, &dialect)
+        let n = Net::parameters(self.0.decoder(), at, &dialect);
+        walk(&self.0, &n, at, Net::nothing());
+        n.collected()
     }
 
     fn unused(&self, dialect: String) -> Vec<(String, String)> {
-        let all = self.0.unused(&dialect).into_iter();
-        all.map(|(tensors, reason)| (tensors.into(), reason.into())).collect()
+        self.0.unused(&dialect)
     }
 
     fn write(&self, into: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        self.0.write(into, at, carry)
+        let n = Net::graph(self.0.decoder(), at, into);
+        carry.into_iter().map(|x| walk(&self.0, &n, at, x)).collect()
     }
 }

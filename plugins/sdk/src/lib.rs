@@ -20,34 +20,41 @@
 
 mod base;
 mod component;
+mod decoder;
 mod field;
+mod latent;
+mod layers;
+mod mixture;
+mod net;
 mod parameter;
-mod parameters;
+mod recurrence;
 mod rope;
 mod settings;
 mod windows;
-mod write;
 
-pub use base::{Base, GPT_NAMES, gguf_names};
+pub use base::{Base, GPT_NAMES, gguf_names, gpt_defaults, layer_norm_defaults};
 pub use component::{Architecture, Component, Model};
+pub use decoder::{Biases, Decoder, Gain, MEGATRON, Mlp, Norm, Order, Qkv, Scores};
 pub use field::{
     ABSENT, FieldExt, REQUIRED, default, field, fixed, flag, integer, integers, number, numbers,
     same_as, text, texts, usual,
 };
+pub use latent::Latent;
+pub use mixture::Experts;
+pub use net::Net;
 pub use parameter::{
-    ParameterExt, PartExt, concat, feed_forward, key_heads, parameter, plain, query_heads, tensor,
-    tied, vocabulary,
+    ParameterExt, PartExt, bfloat16, concat, feed_forward, key_heads, parameter, plain,
+    query_heads, tensor, tied, vocabulary,
 };
-pub use parameters::{Parameters, QKV};
+pub use recurrence::Recurrence;
 pub use rope::Rope;
 pub use settings::{FromSetting, Names, Settings, alibi_slopes, refuse, renamed, respelled, set};
 pub use windows::Windows;
-pub use write::BuilderExt;
 
 pub use bindings::engraft::plugin::config::{
     Fallback, Field, Kind, Setting, Value as SettingValue,
 };
-pub use bindings::engraft::plugin::graph::{Attention, Builder, Rotary, Value, Weight};
+pub use bindings::engraft::plugin::graph::{Attention, Builder, Mixture, Rotary, Value, Weight};
 pub use bindings::engraft::plugin::types::{Axis, Meaning, Refusal};
 pub use bindings::engraft::plugin::weights::{
     Joint, Origin, Parameter, Part, Pile, Precision, Range, Step,

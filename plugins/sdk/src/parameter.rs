@@ -46,6 +46,8 @@ pub trait PartExt {
     fn slice(self, axis: u32, start: u64, end: u64) -> Part;
     /// A constant more in every element.
     fn add(self, more: f32) -> Part;
+    /// Every element multiplied by a constant.
+    fn scale(self, factor: f32) -> Part;
     /// Rows of rotating heads, from neighbours that turn together to halves that do: GGUF keeps
     /// the former for `llama`, the graph has the latter.
     fn pairs_to_halves(self, head_width: u64) -> Part;
@@ -72,6 +74,11 @@ impl PartExt for Part {
         self
     }
 
+    fn scale(mut self, factor: f32) -> Part {
+        self.steps.push(Step::Scale(factor));
+        self
+    }
+
     fn pairs_to_halves(self, head_width: u64) -> Part {
         let shape: Vec<u64> = self.axes.iter().map(|axis| axis.size).collect();
         let heads = [shape[0] / head_width, head_width / 2, 2];
@@ -80,6 +87,12 @@ impl PartExt for Part {
             .permute([0, 2, 1].into_iter().chain(rest))
             .reshape(shape)
     }
+}
+
+/// Rounded to as many digits as bfloat16 has, to nearest even.
+pub fn bfloat16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
 }
 
 /// Tensors side by side along an axis that they have.

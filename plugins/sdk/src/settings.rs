@@ -44,18 +44,20 @@ pub fn renamed(fields: Vec<Field>, names: &Names) -> Vec<Field> {
 
 /// The same fields, some of them by another name.
 pub fn respelled(mut fields: Vec<Field>, names: &[(&str, &str)]) -> Vec<Field> {
-    let respell = |path: &mut String| {
-        if let Some((_, own)) = names.iter().find(|(ours, _)| ours == path) {
-            *path = (*own).into();
-        }
-    };
     for field in &mut fields {
-        respell(&mut field.path);
+        respell(&mut field.path, names);
         if let Fallback::SameAs(other) = &mut field.fallback {
-            respell(other);
+            respell(other, names);
         }
     }
     fields
+}
+
+/// The other name of a field, if it has one.
+pub(crate) fn respell(path: &mut String, names: &[(&str, &str)]) {
+    if let Some((_, own)) = names.iter().find(|(ours, _)| ours == path) {
+        *path = (*own).into();
+    }
 }
 
 impl Settings {
@@ -112,6 +114,16 @@ impl Settings {
             }
         }
         Ok(None)
+    }
+
+    /// The value of a field that may be absent; it must be more than zero.
+    pub fn positive(&self, path: &str) -> Result<Option<f64>, Refusal> {
+        match self.find::<f64>(path)? {
+            Some(value) if !(value as f32 > 0.0 && (value as f32).is_finite()) => {
+                self.refuse(path, format!("{value:?} is not more than zero"))
+            }
+            value => Ok(value),
+        }
     }
 
     /// The values of fields that a source and a checkpoint both have.

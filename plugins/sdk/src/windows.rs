@@ -1,8 +1,7 @@
 //! Sliding windows: how far back the tokens of each block see.
 
 use crate::{
-    ABSENT, Attention, Base, Field, Refusal, Setting, SettingValue, Settings, integer, refuse, set,
-    texts,
+    ABSENT, Base, Field, Refusal, Setting, SettingValue, Settings, integer, refuse, set, texts,
 };
 
 const SLIDING: &str = "sliding_attention";
@@ -17,6 +16,16 @@ pub struct Windows {
 }
 
 impl Windows {
+    /// No block's attention slides.
+    pub fn none() -> Windows {
+        Windows { tokens: None, slides: Vec::new() }
+    }
+
+    /// Every block's attention slides.
+    pub fn all(tokens: u32) -> Windows {
+        Windows { tokens: Some(tokens), slides: Vec::new() }
+    }
+
     /// What a source and a checkpoint say.
     pub fn fields() -> Vec<Field> {
         vec![
@@ -58,10 +67,8 @@ impl Windows {
         self.tokens.is_some() && *self.slides.get(block as usize).unwrap_or(&true)
     }
 
-    /// Lets a block's attention see as far as it should.
-    pub fn limit(&self, attention: &Attention, block: u32) {
-        if let Some(tokens) = self.tokens.filter(|_| self.slides(block)) {
-            attention.window(tokens);
-        }
+    /// How many tokens back a block's tokens see, with themselves, where its attention slides.
+    pub fn of(&self, block: u32) -> Option<u32> {
+        self.tokens.filter(|_| self.slides(block))
     }
 }
