@@ -129,7 +129,8 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
             let cache = caches.get(cache).ok_or_else(missing)?;
             let (heads, width) = (cache.key_heads(), cache.head_width());
             let keys_only = cache.has_keys_only();
-            ensure!(keys_only == value.is_none(), "values where a cache has none, or none");
+            ensure!(!keys_only || value.is_none(), "values are given, and the cache has keys only");
+            ensure!(keys_only || value.is_some(), "values are missing");
             let value = value.unwrap_or(key);
             inside(arena, &[query, key, value, output])?;
             same_shape(&[key, value])?;
@@ -363,6 +364,22 @@ mod tests {
                 "biases: 9 where 10",
             ),
             (
+                Step::LinearHeads { input: a, weights, bias: None, heads: 3, output: b },
+                "rows of 10 are not 3 heads",
+            ),
+            (
+                Step::LinearHeads { input: a, weights, bias: None, heads: 2, output: b },
+                "100 weights where 10 times 5",
+            ),
+            (
+                Step::PlaceHeads { input: a, heads: 2, first: 1, output: b },
+                "5 elements from 1 on of a head of 5",
+            ),
+            (
+                Step::PlaceHeads { input: a, heads: 0, first: 0, output: b },
+                "rows of 10 are not 0 heads",
+            ),
+            (
                 Step::Embedding { tokens: &[0, 1, 10, 2], table: weights, output: b },
                 "token 10 of 10",
             ),
@@ -470,6 +487,37 @@ mod tests {
             (with(AttentionOptions { alibi: Some(&[0.5]), ..none }), "slopes: 1 where 2"),
             (with(AttentionOptions { sinks: Some(&[0.5]), ..none }), "sinks: 1 where 2"),
             (with(AttentionOptions { softcap: Some(-1.0), ..none }), "a softcap at"),
+        ] {
+            assert!(refusal.contains(reason), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn values_are_given_where_a_cache_has_them_and_nowhere_else() {
+        let [query, key] = [0, 40].map(|start| Rows::dense(start, 2, 10));
+        let spans = [Span { rows: 2, pages: &[0], ..Span::default() }];
+        let attend = |keys_only: bool, value, width| {
+            let new = if keys_only { KvCache::keys_only } else { KvCache::new };
+            let step = Step::Attend {
+                query,
+                key,
+                value,
+                cache: 0,
+                spans: &spans,
+                query_heads: 2,
+                scale: 1.0,
+                rotary: None,
+                options: AttentionOptions::default(),
+                output: Rows::dense(80, 2, width),
+            };
+            refusal(&mut [new(3, 16, 2, 5)], step)
+        };
+        for (refusal, reason) in [
+            (attend(true, Some(key), 10), "values are given"),
+            (attend(false, None, 10), "values are missing"),
+            (attend(true, None, 12), "results of 6 from heads of 5"),
+            (attend(true, None, 9), "rows of 9 are not 2 heads"),
+            (attend(false, Some(key), 8), "results of 4 from heads of 5"),
         ] {
             assert!(refusal.contains(reason), "{refusal}");
         }
