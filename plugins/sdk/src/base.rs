@@ -294,6 +294,7 @@ impl Base {
             "relu",
             "relu2",
             "squared_relu",
+            "sigmoid",
             // What a checkpoint calls `silu` with a gate in the same tensor, and `relu2`.
             "swiglu",
             "squared-relu",
