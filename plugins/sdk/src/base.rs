@@ -284,7 +284,7 @@ impl Base {
     fn check(self, said: &Settings, [head, rotary, epsilon]: [&str; 3]) -> Result<Base, Refusal> {
         // Those of the host's graph. It would stop the plugin at any other; that a model wants one
         // is the model's fault, so it is turned down here, by its key.
-        const ACTIVATIONS: [&str; 11] = [
+        const ACTIVATIONS: [&str; 12] = [
             "silu",
             "swish",
             "gelu",
