@@ -139,8 +139,8 @@ fn what_the_graph_does_not_have_is_turned_down_by_its_field() {
     for (changes, field) in [
         (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "rope_scaling.type"),
         (json!({"rope_scaling": {"factor": 2.0}}), "rope_scaling.factor"),
-        (yarn("mscale", json!(0.7)), "rope_scaling.mscale"),
-        (yarn("mscale_all_dim", json!(1.0)), "rope_scaling.mscale_all_dim"),
+        (yarn("mscale", json!("much")), "rope_scaling.mscale"),
+        (yarn("attn_factor", json!(0.7)), "rope_scaling.attn_factor"),
         (json!({"use_sliding_window": true}), "use_sliding_window"),
         (json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
         (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),

@@ -15,6 +15,7 @@ const HUGGING_FACE: &[&str] = &[
     "add_eos_token",
     "architectures",
     "attention_dropout",
+    "attention_types",
     "attn_implementation",
     "attn_pdrop",
     "auto_map",
@@ -52,6 +53,7 @@ const HUGGING_FACE: &[&str] = &[
     "max_length",
     "min_length",
     "model_type",
+    "n_ctx",
     "no_repeat_ngram_size",
     "num_beam_groups",
     "num_beams",
@@ -71,6 +73,7 @@ const HUGGING_FACE: &[&str] = &[
     "return_dict",
     "return_dict_in_generate",
     "router_aux_loss_coef",
+    "router_jitter_noise",
     "sep_token_id",
     "summary_activation",
     "summary_first_dropout",
@@ -91,6 +94,7 @@ const HUGGING_FACE: &[&str] = &[
     "typical_p",
     "use_bfloat16",
     "use_cache",
+    "use_flash_attn",
 ];
 
 /// Whether a top-level key of a `config.json` is about something else than arithmetic.

@@ -18,10 +18,6 @@ impl Architecture for CodeGen {
     const NAMES: &[(&str, &str)] = GPT_NAMES;
     const POSITIONS: &str = "rope_gptj";
 
-    fn source_own() -> Vec<Field> {
-        vec![integer("n_ctx", ABSENT, "Positions, said again.")]
-    }
-
     fn defaults() -> Vec<(&'static str, Fallback)> {
         [gpt_defaults("gelu_new", false), vec![("rotary_dim", default(64))]].concat()
     }

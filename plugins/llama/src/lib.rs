@@ -53,6 +53,9 @@ impl Architecture for Llama {
     }
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {
+        if base.rotated != base.head_width {
+            return source.refuse("partial_rotary_factor", "is not supported: whole heads turn");
+        }
         let mut rotates: Option<Vec<i64>> = source.find("no_rope_layers")?;
         let mut own = vec![
             set("attn_bias", source.value("attention_bias").cloned()),

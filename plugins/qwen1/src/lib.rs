@@ -24,7 +24,6 @@ impl Architecture for Qwen1 {
             flag(path, default(true), "Whether longer sequences are computed otherwise.")
         }));
         all.push(integer("seq_length", REQUIRED, "Positions that it was trained for."));
-        all.push(text("use_flash_attn", ABSENT, "How it is run."));
         all.push(text("tokenizer_type", ABSENT, "Of another file."));
         for path in ["attn_dropout_prob", "emb_dropout_prob"] {
             all.push(number(path, ABSENT, "Of training."));
