@@ -88,6 +88,10 @@ impl Architecture for Falcon {
                 true => &[("input_layernorm", "ln_attn"), ("mlp_layernorm", "ln_mlp")],
                 false => &[],
             },
+            gguf: match both_normed {
+                true => &[("input_layernorm", "attn_norm_2"), ("mlp_layernorm", "attn_norm")],
+                false => &[],
+            },
             order: match (config.get("parallel_attention")?, both_normed) {
                 (true, true) => Order::BesideTwo("mlp_layernorm"),
                 (true, false) => Order::Beside,
