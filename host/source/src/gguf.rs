@@ -57,11 +57,7 @@ pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
 }
 
 /// Most files say how many tokens there are only by the rows of the embedding.
-fn say_vocabulary(
-    config: &mut Value,
-    architecture: &str,
-    tensors: &BTreeMap<String, TensorInfo>,
-) {
+fn say_vocabulary(config: &mut Value, architecture: &str, tensors: &BTreeMap<String, TensorInfo>) {
     let key = format!("{architecture}.vocab_size");
     let rows = tensors.get("token_embd.weight").and_then(|info| info.shape.first());
     if let (Some(rows), None) = (rows, config.get(&key)) {
