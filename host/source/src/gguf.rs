@@ -13,8 +13,9 @@ use std::path::Path;
 
 use engraft_files::FileError;
 use engraft_ir::DType;
+use serde_json::Value;
 
-use crate::source::{Contents, Encoding};
+use crate::source::{Contents, Encoding, TensorInfo};
 use crate::{SourceError, hf, ignorable};
 
 pub(crate) use blocks::BlockType;
@@ -34,8 +35,9 @@ pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
         header::Error::Fault(fault) => broken(fault),
     })?;
     let text_files = tokenizer::files(&header.metadata).map_err(broken)?;
-    let config = metadata::config(&header.metadata).map_err(broken)?;
+    let mut config = metadata::config(&header.metadata).map_err(broken)?;
     let architecture = header.metadata.text("general.architecture").map_err(broken)?;
+    say_vocabulary(&mut config, architecture, &header.tensors);
     let dtype = hf::most(&header.tensors, |info| match info.encoding {
         Encoding::Plain => info.dtype,
         Encoding::Blocks(_) => DType::BF16,
@@ -52,6 +54,15 @@ pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
         files: vec![path.to_owned()],
         is_ignorable: ignorable::gguf,
     })
+}
+
+/// Most files say how many tokens there are only by the rows of the embedding.
+fn say_vocabulary(config: &mut Value, architecture: &str, tensors: &BTreeMap<String, TensorInfo>) {
+    let key = format!("{architecture}.vocab_size");
+    let rows = tensors.get("token_embd.weight").and_then(|info| info.shape.first());
+    if let (Some(rows), None) = (rows, config.get(&key)) {
+        config[key] = Value::from(*rows);
+    }
 }
 
 /// The texts of a model by their file names.

@@ -18,7 +18,6 @@ impl Architecture for Baichuan {
     const NAME: &str = "baichuan";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["BaichuanForCausalLM", "BaiChuanForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Baichuan 1 and 2.";
     const NAMES: &[(&str, &str)] =
         &[("max_position_embeddings", "model_max_length"), (TURNING, "max_position_embeddings")];

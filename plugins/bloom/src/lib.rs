@@ -10,8 +10,9 @@ impl Architecture for Bloom {
     const NAME: &str = "bloom";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["BloomForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "BLOOM.";
+    const GGUF: &[(&str, &str)] = &[("bloom", "BloomForCausalLM")];
+    const GGUF_NAMES: &[(&str, &str)] = &[GGUF_LAYER_NORM];
     const NAMES: &[(&str, &str)] = &[
         ("num_hidden_layers", "n_layer"),
         ("intermediate_size", "n_inner"),

@@ -13,7 +13,6 @@ impl Architecture for ChatGlm {
     const NAME: &str = "chatglm";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["ChatGLMModel", "ChatGLMForConditionalGeneration"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "ChatGLM 2 and 3, and GLM-4 as its first checkpoints have it.";
     const NAMES: &[(&str, &str)] = &[
         ("num_hidden_layers", "num_layers"),

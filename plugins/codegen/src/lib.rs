@@ -13,7 +13,6 @@ impl Architecture for CodeGen {
     const NAME: &str = "codegen";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["CodeGenForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "CodeGen.";
     const NAMES: &[(&str, &str)] = GPT_NAMES;
     const POSITIONS: &str = "rope_gptj";

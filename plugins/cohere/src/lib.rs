@@ -14,7 +14,6 @@ impl Architecture for Cohere {
     const NAME: &str = "cohere";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["CohereForCausalLM", SECOND];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Command R, R7B and A.";
     const NAMES: &[(&str, &str)] = &[
         ("rms_norm_eps", "layer_norm_eps"),

@@ -19,7 +19,6 @@ impl Architecture for DeepSeek {
     const NAME: &str = "deepseek";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["DeepseekV2ForCausalLM", V3];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "DeepSeek V2 and V3.";
 
     fn own() -> Vec<Field> {

@@ -9,8 +9,8 @@ impl Architecture for Gemma {
     const NAME: &str = "gemma";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GemmaForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Gemma 1.";
+    const GGUF: &[(&str, &str)] = &[("gemma", "GemmaForCausalLM")];
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
         // Older configs say `gelu` in `hidden_act`, and mean this.

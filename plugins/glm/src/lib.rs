@@ -13,7 +13,6 @@ impl Architecture for Glm {
     const NAME: &str = "glm";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GlmForCausalLM", FOURTH];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "GLM and GLM-4.";
     const POSITIONS: &str = "rope_gptj";
 

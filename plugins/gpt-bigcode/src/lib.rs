@@ -14,7 +14,6 @@ impl Architecture for BigCode {
     const NAME: &str = "gpt-bigcode";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPTBigCodeForCausalLM", "GPT2LMHeadCustomModel"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "StarCoder 1 and SantaCoder.";
     const NAMES: &[(&str, &str)] = GPT_NAMES;
     const POSITIONS: &str = "learned_absolute";

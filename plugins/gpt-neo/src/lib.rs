@@ -11,7 +11,6 @@ impl Architecture for GptNeo {
     const NAME: &str = "gpt-neo";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPTNeoForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "GPT-Neo.";
     const NAMES: &[(&str, &str)] = &[
         ("num_hidden_layers", "num_layers"),

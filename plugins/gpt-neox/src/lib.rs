@@ -14,8 +14,13 @@ impl Architecture for GptNeoX {
     const NAME: &str = "gpt-neox";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPTNeoXForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "GPT-NeoX and Pythia.";
+    const GGUF: &[(&str, &str)] = &[("gptneox", "GPTNeoXForCausalLM")];
+    const GGUF_NAMES: &[(&str, &str)] = &[
+        GGUF_LAYER_NORM,
+        ("attention_bias", "tensor:blk.0.attn_qkv.bias"),
+        ("use_parallel_residual", "use_parallel_residual"),
+    ];
     const NAMES: &[(&str, &str)] =
         &[("rms_norm_eps", "layer_norm_eps"), ("tensor:lm_head.weight", "tensor:embed_out.weight")];
     const CHECKPOINT_NAMES: &[(&str, &str)] = &[("rotary_base", "rotary_emb_base")];

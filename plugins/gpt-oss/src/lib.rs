@@ -18,7 +18,6 @@ impl Architecture for GptOss {
     const NAME: &str = "gpt-oss";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GptOssForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "GPT-OSS.";
     const ROPE_BASE: f64 = 150_000.0;
 

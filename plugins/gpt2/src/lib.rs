@@ -13,8 +13,9 @@ impl Architecture for Gpt2 {
     const NAME: &str = "gpt2";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPT2LMHeadModel"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "GPT-2.";
+    const GGUF: &[(&str, &str)] = &[("gpt2", "GPT2LMHeadModel")];
+    const GGUF_NAMES: &[(&str, &str)] = &[GGUF_LAYER_NORM];
     const NAMES: &[(&str, &str)] = GPT_NAMES;
     const POSITIONS: &str = "learned_absolute";
 

@@ -10,7 +10,6 @@ impl Architecture for GptJ {
     const NAME: &str = "gptj";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPTJForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "GPT-J.";
     const NAMES: &[(&str, &str)] = GPT_NAMES;
     const POSITIONS: &str = "rope_gptj";

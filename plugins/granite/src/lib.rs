@@ -14,7 +14,6 @@ impl Architecture for Granite {
     const NAME: &str = "granite";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GraniteForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Granite 3.";
     const NAMES: &[(&str, &str)] = &[("attn_bias", "attention_bias"), (LOGITS, "logits_scaling")];
 

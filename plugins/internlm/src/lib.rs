@@ -12,7 +12,6 @@ impl Architecture for InternLm {
     const NAME: &str = "internlm";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &[SECOND, "InternLMForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "InternLM 1 and 2.";
     const NAMES: &[(&str, &str)] = &[("attn_bias", "bias")];
 

@@ -12,14 +12,13 @@ impl Architecture for Llama {
     type Model = Llama;
     const NAME: &str = "llama";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
-    const ACCEPTS: &[&str] = &["LlamaForCausalLM", "SmolLM3ForCausalLM", "gguf:llama"];
-    const DIALECTS: &[&str] = &["hugging-face", "gguf"];
+    const ACCEPTS: &[&str] = &["LlamaForCausalLM", "SmolLM3ForCausalLM"];
     const DOC: &str = "Llama 1 to 3 and SmolLM3.";
-    const GGUF_PREFIX: &str = "llama";
-    const GGUF: &[(&str, &str)] = &[
+    const GGUF: &[(&str, &str)] = &[("llama", "LlamaForCausalLM")];
+    const GGUF_NAMES: &[(&str, &str)] = &[
         ("attention_bias", "tensor:blk.0.attn_q.bias"),
         ("mlp_bias", "tensor:blk.0.ffn_gate.bias"),
-        ("num_local_experts", "llama.expert_count"),
+        ("num_local_experts", "expert_count"),
     ];
 
     fn own() -> Vec<Field> {
@@ -61,7 +60,7 @@ impl Architecture for Llama {
             set("attn_bias", source.value("attention_bias").cloned()),
             set("mlp_bias", source.value("mlp_bias").cloned()),
         ];
-        if source.architecture(&Self::ACCEPTS[..2])? == "SmolLM3ForCausalLM" {
+        if source.architecture(Self::ACCEPTS)? == "SmolLM3ForCausalLM" {
             let interval: u32 = source.get("no_rope_layer_interval")?;
             let rule = || (1..=base.blocks).map(|n| (n % interval != 0).into()).collect();
             rotates = Some(rotates.unwrap_or_else(rule));

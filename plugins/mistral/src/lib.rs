@@ -9,7 +9,6 @@ impl Architecture for Mistral {
     const NAME: &str = "mistral";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["MistralForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Mistral 7B and its like.";
 
     fn own() -> Vec<Field> {

@@ -14,7 +14,6 @@ impl Architecture for Mixtral {
     const NAME: &str = "mixtral";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["MixtralForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Mixtral.";
     const ROPE_BASE: f64 = 1e6;
 

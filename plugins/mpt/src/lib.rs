@@ -9,8 +9,13 @@ impl Architecture for Mpt {
     const NAME: &str = "mpt";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["MPTForCausalLM", "MptForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "MPT.";
+    const GGUF: &[(&str, &str)] = &[("mpt", "MPTForCausalLM")];
+    const GGUF_NAMES: &[(&str, &str)] = &[
+        GGUF_LAYER_NORM,
+        ("clip_qkv", "attention.clamp_kqv"),
+        ("alibi_bias_max", "attention.max_alibi_bias"),
+    ];
     const NAMES: &[(&str, &str)] = &[
         ("num_hidden_layers", "n_layers"),
         ("hidden_size", "d_model"),
@@ -66,12 +71,13 @@ impl Architecture for Mpt {
         vec![("bias", false.into())]
     }
 
-    /// transformers does not heed the config's `alibi_bias_max`; a checkpoint's counts.
+    /// transformers does not heed the config's `alibi_bias_max`; GGUF's counts, and a checkpoint's.
     fn settle(source: &Settings, _base: &mut Base) -> Result<Vec<Setting>, Refusal> {
+        let said = source.positive("alibi_bias_max")?.filter(|_| source.is_gguf());
         Ok(vec![
             set("architecture", SettingValue::from(Self::ACCEPTS[0])),
             set("clip_qkv", source.value("clip_qkv").cloned()),
-            set("alibi_bias_max", SettingValue::Number(8.0)),
+            set("alibi_bias_max", SettingValue::Number(said.unwrap_or(8.0))),
         ])
     }
 

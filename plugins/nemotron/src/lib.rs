@@ -10,7 +10,6 @@ impl Architecture for Nemotron {
     const NAME: &str = "nemotron";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["NemotronForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Nemotron and Minitron.";
     const NAMES: &[(&str, &str)] = &[("rms_norm_eps", "norm_eps")];
     const ROTARY_PART: bool = true;

@@ -10,7 +10,6 @@ impl Architecture for Olmo {
     const NAME: &str = "olmo";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["OlmoForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "OLMo 1.";
 
     fn own() -> Vec<Field> {

@@ -9,7 +9,6 @@ impl Architecture for Olmo2 {
     const NAME: &str = "olmo2";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["Olmo2ForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "OLMo 2.";
 
     fn defaults() -> Vec<(&'static str, Fallback)> {

@@ -18,7 +18,6 @@ impl Architecture for Opt {
     const NAME: &str = "opt";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["OPTForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "OPT and Galactica.";
     const NAMES: &[(&str, &str)] = &[
         ("intermediate_size", "ffn_dim"),

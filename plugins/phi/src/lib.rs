@@ -10,8 +10,9 @@ impl Architecture for Phi {
     const NAME: &str = "phi";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["PhiForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Phi 1 and 2.";
+    const GGUF: &[(&str, &str)] = &[("phi2", "PhiForCausalLM")];
+    const GGUF_NAMES: &[(&str, &str)] = &[GGUF_LAYER_NORM];
     const NAMES: &[(&str, &str)] = &[("rms_norm_eps", "layer_norm_eps")];
     const ROTARY_PART: bool = true;
 

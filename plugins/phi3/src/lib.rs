@@ -10,8 +10,8 @@ impl Architecture for Phi3 {
     const NAME: &str = "phi3";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["Phi3ForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Phi 3 and 4.";
+    const GGUF: &[(&str, &str)] = &[("phi3", "Phi3ForCausalLM")];
 
     fn own() -> Vec<Field> {
         Windows::fields()

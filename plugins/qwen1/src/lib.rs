@@ -12,7 +12,6 @@ impl Architecture for Qwen1 {
     const NAME: &str = "qwen1";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["QWenLMHeadModel"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "Qwen 1.";
     const NAMES: &[(&str, &str)] =
         &[("rms_norm_eps", "layer_norm_epsilon"), ("head_dim", "kv_channels")];

@@ -20,7 +20,6 @@ impl Architecture for RecurrentGemma {
     const NAME: &str = "recurrent-gemma";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["RecurrentGemmaForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "RecurrentGemma.";
     const ROTARY_PART: bool = true;
     const NAMES: &[(&str, &str)] = &[

@@ -2,9 +2,9 @@
 //! configs and GGUF's metadata say them.
 
 use crate::{
-    ABSENT, Axis, Fallback, Field, Names, Outline, REQUIRED, Refusal, Setting, SettingValue,
-    Settings, default, feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse,
-    same_as, set, text, texts, vocabulary,
+    ABSENT, Axis, Fallback, Field, Outline, REQUIRED, Refusal, Setting, SettingValue, Settings,
+    default, feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse, same_as,
+    set, text, texts, vocabulary,
 };
 
 /// The sizes of a decoder.
@@ -66,39 +66,6 @@ pub fn layer_norm_defaults(activation: &str, tied: bool) -> Vec<(&'static str, F
 /// The same of GPT-2's kind, whose feed-forward layers are four times as wide as the blocks.
 pub fn gpt_defaults(activation: &str, tied: bool) -> Vec<(&'static str, Fallback)> {
     [layer_norm_defaults(activation, tied), vec![("intermediate_size", ABSENT)]].concat()
-}
-
-/// What GGUF calls the fields that [`Base`] and [`Rope`](crate::Rope) read. `prefix` is the
-/// architecture's name there, as in `llama.block_count`; `more` are names of a plugin's own.
-pub fn gguf_names(prefix: &str, more: &[(&'static str, &str)]) -> Names {
-    const TENSORS: [(&str, &str); 2] = [
-        ("tensor:lm_head.weight", "tensor:output.weight"),
-        ("tensor:rope_freqs.weight", "tensor:rope_freqs.weight"),
-    ];
-    const NAMES: [(&str, &str); 19] = [
-        ("num_hidden_layers", "block_count"),
-        ("hidden_size", "embedding_length"),
-        ("intermediate_size", "feed_forward_length"),
-        ("num_attention_heads", "attention.head_count"),
-        ("num_key_value_heads", "attention.head_count_kv"),
-        ("head_dim", "attention.key_length"),
-        ("v_head_dim", "attention.value_length"),
-        ("rotary_dim", "rope.dimension_count"),
-        ("vocab_size", "vocab_size"),
-        ("max_position_embeddings", "context_length"),
-        ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
-        ("rope_theta", "rope.freq_base"),
-        ("rope_scaling.type", "rope.scaling.type"),
-        ("rope_scaling.factor", "rope.scaling.factor"),
-        ("rope_scaling.original_max_position_embeddings", "rope.scaling.original_context_length"),
-        ("rope_scaling.beta_fast", "rope.scaling.yarn_beta_fast"),
-        ("rope_scaling.beta_slow", "rope.scaling.yarn_beta_slow"),
-        ("rope_scaling.attn_factor", "rope.scaling.attn_factor"),
-        ("rope_scaling.ext_factor", "rope.scaling.yarn_ext_factor"),
-    ];
-    let prefixed = NAMES.into_iter().map(|(ours, own)| (ours, format!("{prefix}.{own}")));
-    let whole = TENSORS.iter().chain(more).map(|&(ours, own)| (ours, own.to_owned()));
-    prefixed.chain(whole).collect()
 }
 
 impl Base {

@@ -1,11 +1,11 @@
 //! The two traits that a plugin implements, and what makes a component of them.
 
 use crate::bindings::exports::engraft::plugin::architecture as wit;
+use crate::gguf::{self, GGUF};
 use crate::settings::respell;
 use crate::{
     Base, Builder, Decoder, Fallback, Field, Identity, Names, Net, Outline, Parameter, Place,
-    Refusal, Rope, Scores, Setting, SettingValue, Settings, Value, fixed, gguf_names, renamed,
-    respelled, set, usual,
+    Refusal, Rope, Scores, Setting, SettingValue, Settings, Value, fixed, respelled, set, usual,
 };
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -19,18 +19,17 @@ pub trait Architecture: Sized + 'static {
     const NAME: &str;
     /// `env!("CARGO_PKG_VERSION")`, as a rule.
     const VERSION: &str;
-    /// The `architectures` of a source's config that are its own; `gguf:NAME` for GGUF's.
+    /// The `architectures` of a HuggingFace config that are its own.
     const ACCEPTS: &[&str];
-    /// The dialects of names that it knows: `hugging-face`, `gguf`, `meta`.
-    const DIALECTS: &[&str];
     /// One sentence for a listing.
     const DOC: &str;
 
-    /// What the keys of a GGUF file begin with, as in `llama.block_count`.
-    const GGUF_PREFIX: &str = "";
-    /// What GGUF calls the fields that are not of every decoder, by their names in
-    /// [`Self::source_fields`]. Fields that GGUF has no name for are left out there.
+    /// GGUF's architectures that are its own, each with the one of [`Self::ACCEPTS`] that it is.
     const GGUF: &[(&str, &str)] = &[];
+    /// What GGUF calls the fields that are not of every decoder: their names in
+    /// [`Self::source_fields`], and keys without the architecture before them, or `tensor:NAME`.
+    /// Fields that GGUF has no name for are what they default to, or absent.
+    const GGUF_NAMES: &[(&str, &str)] = &[];
 
     /// What its HuggingFace config calls a field, where that is not the plugin's name for it.
     const NAMES: &[(&str, &str)] = &[];
@@ -205,8 +204,6 @@ pub struct Component<A>(PhantomData<A>);
 #[doc(hidden)]
 pub struct Opened<A: Architecture>(A::Model);
 
-const GGUF: &str = "gguf";
-
 fn own_names(names: &[(&'static str, &str)]) -> Names {
     names.iter().map(|&(ours, own)| (ours, own.into())).collect()
 }
@@ -226,12 +223,14 @@ impl<A: Architecture> wit::Guest for Component<A> {
 
     fn identify() -> Identity {
         report_panics();
-        let list = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
+        let accepts = A::ACCEPTS.iter().map(|&name| name.into());
+        let gguf = A::GGUF.iter().map(|(name, _)| format!("{GGUF}:{name}"));
+        let dialects = ["hugging-face", GGUF].into_iter().take(1 + A::GGUF.len().min(1));
         Identity {
             name: A::NAME.into(),
             version: A::VERSION.into(),
-            accepts: list(A::ACCEPTS),
-            dialects: list(A::DIALECTS),
+            accepts: accepts.chain(gguf).collect(),
+            dialects: dialects.map(String::from).collect(),
             doc: A::DOC.into(),
         }
     }
@@ -239,7 +238,7 @@ impl<A: Architecture> wit::Guest for Component<A> {
     fn source_fields(dialect: String) -> Vec<Field> {
         report_panics();
         match dialect == GGUF {
-            true => renamed(A::source_fields(), &gguf_names(A::GGUF_PREFIX, A::GGUF)),
+            true => gguf::fields(A::source_fields(), A::GGUF, A::GGUF_NAMES),
             false => respelled(A::source_fields(), A::NAMES),
         }
     }
@@ -251,11 +250,11 @@ impl<A: Architecture> wit::Guest for Component<A> {
 
     fn configure(dialect: String, settings: Vec<Setting>) -> Result<Vec<Setting>, Refusal> {
         report_panics();
-        let names = match dialect == GGUF {
-            true => gguf_names(A::GGUF_PREFIX, A::GGUF),
-            false => own_names(A::NAMES),
+        let source = match dialect == GGUF {
+            true => gguf::settings(settings, A::GGUF, A::GGUF_NAMES)?,
+            false => Settings::new(settings).renamed(own_names(A::NAMES)),
         };
-        let mut all = A::configure(&Settings::new(settings).renamed(names))?;
+        let mut all = A::configure(&source)?;
         all.iter_mut().for_each(|setting| respell(&mut setting.path, A::CHECKPOINT_NAMES));
         Ok(all)
     }

@@ -22,6 +22,7 @@ mod base;
 mod component;
 mod decoder;
 mod field;
+mod gguf;
 mod latent;
 mod layers;
 mod mixture;
@@ -32,13 +33,14 @@ mod rope;
 mod settings;
 mod windows;
 
-pub use base::{Base, GPT_NAMES, gguf_names, gpt_defaults, layer_norm_defaults};
+pub use base::{Base, GPT_NAMES, gpt_defaults, layer_norm_defaults};
 pub use component::{Architecture, Component, Model};
 pub use decoder::{Biases, Decoder, Gain, MEGATRON, Mlp, Norm, Order, Qkv, Scores};
 pub use field::{
     ABSENT, FieldExt, REQUIRED, default, field, fixed, flag, integer, integers, number, numbers,
     same_as, text, texts, usual,
 };
+pub use gguf::GGUF_LAYER_NORM;
 pub use latent::Latent;
 pub use mixture::Experts;
 pub use net::Net;

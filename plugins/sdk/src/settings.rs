@@ -17,6 +17,7 @@ pub fn set(path: &str, value: impl Into<Option<SettingValue>>) -> Setting {
 pub struct Settings {
     settings: Vec<Setting>,
     names: Names,
+    gguf: bool,
 }
 
 /// What a dialect calls fields: first the name that a plugin uses, then the dialect's own.
@@ -35,7 +36,8 @@ pub fn renamed(fields: Vec<Field>, names: &Names) -> Vec<Field> {
                 None => return None,
             }
             if let Fallback::SameAs(other) = &field.fallback {
-                field.fallback = Fallback::SameAs(find(other)?.clone());
+                let other = find(other).cloned();
+                field.fallback = other.map_or(Fallback::Required, Fallback::SameAs);
             }
             Some(field)
         })
@@ -63,7 +65,7 @@ pub(crate) fn respell(path: &mut String, names: &[(&str, &str)]) {
 impl Settings {
     /// Wraps what the host hands over.
     pub fn new(settings: Vec<Setting>) -> Settings {
-        Settings { settings, names: Names::new() }
+        Settings { settings, names: Names::new(), gguf: false }
     }
 
     /// Lets a plugin use its own names for the fields of a dialect that [`renamed`] declared;
@@ -71,6 +73,16 @@ impl Settings {
     pub fn renamed(mut self, names: Names) -> Settings {
         self.names = names;
         self
+    }
+
+    /// The same, of a GGUF file.
+    pub(crate) fn of_gguf(self, names: Names) -> Settings {
+        Settings { gguf: true, ..self.renamed(names) }
+    }
+
+    /// Whether a GGUF file says them.
+    pub fn is_gguf(&self) -> bool {
+        self.gguf
     }
 
     /// What the source calls a field.

@@ -41,7 +41,9 @@ impl Windows {
         base: &Base,
         slides: impl Fn(u32) -> bool,
     ) -> Result<Vec<Setting>, Refusal> {
-        let tokens = source.value("sliding_window").cloned();
+        // GGUF says zero where there is none.
+        let none = |said: &SettingValue| matches!(said, SettingValue::Integer(0));
+        let tokens = source.value("sliding_window").filter(|said| !none(said)).cloned();
         let rule = |i| String::from(if slides(i) { SLIDING } else { FULL });
         let said: Option<Vec<String>> = source.find("layer_types")?;
         let kinds = said.unwrap_or_else(|| (0..base.blocks).map(rule).collect());

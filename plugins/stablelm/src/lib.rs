@@ -5,13 +5,23 @@ use engraft_plugin_sdk::*;
 
 struct StableLm(Decoder);
 
+/// GGUF may say `use_parallel_residual` of models that have it not; a norm shows it.
+const SECOND: &str = "tensor:blk.0.ffn_norm.weight";
+
 impl Architecture for StableLm {
     type Model = StableLm;
     const NAME: &str = "stablelm";
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["StableLmForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "StableLM.";
+    const GGUF: &[(&str, &str)] = &[("stablelm", "StableLmForCausalLM")];
+    const GGUF_NAMES: &[(&str, &str)] = &[
+        GGUF_LAYER_NORM,
+        ("use_qkv_bias", "tensor:blk.0.attn_q.bias"),
+        ("qk_layernorm", "tensor:blk.0.attn_q_norm.weight"),
+        ("use_parallel_residual", "use_parallel_residual"),
+        (SECOND, SECOND),
+    ];
     const NAMES: &[(&str, &str)] = &[("rms_norm_eps", "layer_norm_eps")];
 
     fn own() -> Vec<Field> {
@@ -23,7 +33,10 @@ impl Architecture for StableLm {
     }
 
     fn source_own() -> Vec<Field> {
-        vec![flag("qk_layernorm", default(false), "Whether heads are normed.")]
+        vec![
+            flag("qk_layernorm", default(false), "Whether heads are normed."),
+            flag(SECOND, ABSENT, "Whether the feed-forward layer has a norm of its own, in GGUF."),
+        ]
     }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
@@ -33,7 +46,9 @@ impl Architecture for StableLm {
 
     fn settle(source: &Settings, base: &mut Base) -> Result<Vec<Setting>, Refusal> {
         base.qk_norm = source.get("qk_layernorm")?;
-        Ok(source.carry(&Self::own()))
+        let parallel: bool = source.get("use_parallel_residual")?;
+        let parallel = SettingValue::Flag(parallel && !source.get::<bool>(SECOND)?);
+        Ok([source.carry(&Self::own()[..1]), vec![set("use_parallel_residual", parallel)]].concat())
     }
 
     fn open(config: &Settings) -> Result<StableLm, Refusal> {
@@ -59,7 +74,14 @@ impl Model for StableLm {
             let norm = |x, name: &str, heads: Axis| {
                 let one = Axis { size: base.head_width.into(), ..heads };
                 let layer = |head| format!("self_attn.{name}.norms.{head}");
-                let gain = |head| n.part(&layer(head), "weight", &[one]);
+                let gain = |head| match n.is_gguf() {
+                    // All heads' are rows of one tensor there.
+                    true => n
+                        .part(&format!("attention.{name}"), "weight", &[one])
+                        .slice(0, head, head + 1)
+                        .reshape([one.size]),
+                    false => n.part(&layer(head), "weight", &[one]),
+                };
                 let gains = || concat(0, (0..heads.size / one.size).map(gain));
                 n.norm_each_head(x, &format!("attention.{name}"), gains)
             };

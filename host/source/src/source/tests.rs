@@ -80,3 +80,14 @@ fn unknown_tensors_and_rows_are_our_own_mistake() {
         assert_eq!(error.fault(), Fault::Bug);
     }
 }
+
+#[test]
+fn the_vocabulary_is_as_large_as_the_embedding_where_no_key_says_it() {
+    let bytes = [block(0), block(32), block(64)].concat();
+    let built = || Build::new().tensor("token_embd.weight", &[32, 3], 8, &bytes);
+    let size = |source: &Source| source.config()["llama.vocab_size"].as_u64();
+    let (_kept, silent) = source(&built());
+    assert_eq!(size(&silent), Some(3));
+    let (_kept, said) = source(&built().number("llama.vocab_size", 2));
+    assert_eq!(size(&said), Some(2));
+}
