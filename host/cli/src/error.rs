@@ -50,6 +50,7 @@ fn diagnostic(e: &anyhow::Error) -> Option<&dyn Diagnostic> {
             engraft_convert::ConvertError,
             engraft_source::SourceError,
             engraft_plugin::FindError,
+            engraft_plugin::LimitsError,
             engraft_plugin::PluginError,
             engraft_plugin::SettingsError,
             engraft_weights::WeightError,

@@ -51,10 +51,11 @@ impl Plugin {
 
 impl List {
     fn run(self) -> Result<ExitCode> {
+        let limits = Limits::standard()?;
         let mut rows = Vec::new();
         let mut listed = Vec::new();
         for found in Shelf::standard().all() {
-            match Component::load(&found.path, &Limits::default()) {
+            match Component::load(&found.path, &limits) {
                 Ok(plugin) => {
                     let identity = plugin.identity();
                     rows.push((
@@ -112,7 +113,7 @@ pub fn field_rows(fields: &[Field]) -> Vec<(String, String)> {
 
 impl Check {
     fn run(self) -> Result<ExitCode> {
-        let limits = Limits::default();
+        let limits = Limits::standard()?;
         let path = Shelf::standard().find(&self.plugin)?;
         let plugin = Component::load(&path, &limits)?;
         let identity = plugin.identity().clone();
