@@ -58,6 +58,8 @@ fn diagnostic(e: &anyhow::Error) -> Option<&dyn Diagnostic> {
             engraft_compile::CompileError,
             engraft_engine::EngineError,
             engraft_runtime::RuntimeError,
+            engraft_guest::GuestError,
+            crate::commands::plugin::ReferenceError,
             engraft_files::FileError,
             engraft_files::HeaderError,
         )
@@ -84,6 +86,17 @@ pub fn report(e: &anyhow::Error) -> ExitCode {
             ExitCode::from(Fault::Bug.exit_code())
         }
     }
+}
+
+/// An error as part of a report.
+pub fn json(e: &anyhow::Error) -> serde_json::Value {
+    let d = diagnostic(e);
+    serde_json::json!({
+        "code": d.map(|d| d.code().to_string()),
+        "what": d.map_or_else(|| format!("{e:#}"), ToString::to_string),
+        "where": d.and_then(|d| d.location()),
+        "help": d.and_then(|d| d.help()),
+    })
 }
 
 /// `error[EG0103]: what`, `  --> where`, `  help: what to do`.

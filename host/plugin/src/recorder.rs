@@ -5,7 +5,7 @@
 //! guest can reach into another place, and what is recorded needs no second look.
 
 use crate::Limits;
-use crate::budget::{Budget, within};
+use crate::budget::{Budget, Used, within};
 use crate::error::{Exhausted, Problem, Rejection};
 use cranelift_entity::EntityRef;
 use engraft_diagnostic::escape;
@@ -48,6 +48,11 @@ impl Recorder {
             asked: BTreeSet::new(),
             embedding: BTreeMap::new(),
         }
+    }
+
+    /// What was used of the budget so far.
+    pub(crate) fn used(&self) -> Used {
+        self.budget.used()
     }
 
     /// Opens the next place and declares its parameters. Returns the indices of what it takes.
