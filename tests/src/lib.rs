@@ -177,3 +177,11 @@ pub fn copied(from: &Path) -> tempfile::TempDir {
     }
     folder
 }
+
+/// The most memory that this process has had, in bytes.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    let kilobytes = line.trim().trim_end_matches("kB").trim_end();
+    kilobytes.parse::<u64>().expect("a number") * 1024
+}

@@ -1,9 +1,13 @@
-//! `cargo xtask bench cpu`: our tokens a second beside llama.cpp's, in alternating runs.
+//! `cargo xtask bench`: figures of speed.
+//!
+//! `bench cpu`: our tokens a second beside llama.cpp's, in alternating runs.
 //!
 //! Each round is one process of ours (`engraft-bench`) and one of the peer's, so that a machine
 //! that slows down meets both; medians are compared. The peer is the Python package
 //! llama-cpp-python, built from its source for this processor into the cache (about ten minutes,
 //! once). Where it cannot be had, our figures stand alone, and the output says why.
+
+mod plugin;
 
 use crate::cache::Cache;
 use crate::command::{self, output};
@@ -28,6 +32,9 @@ pub enum Bench {
     /// Prefill (512 tokens) and decode (128 tokens) on the CPU, SmolLM2 in float16, beside
     /// llama.cpp and what the memory gives.
     Cpu(Args),
+    /// What each plugin costs: its size, compiling it, starting it, describing a model of 80
+    /// layers. Fails where that is over 150 ms in all and nothing else keeps the machine busy.
+    Plugin(plugin::Args),
 }
 
 /// Flags of `bench cpu`.
@@ -52,7 +59,13 @@ pub struct Args {
 
 /// Runs the benchmark and prints a table.
 pub fn run(bench: &Bench) -> Result<()> {
-    let Bench::Cpu(args) = bench;
+    match bench {
+        Bench::Cpu(args) => cpu(args),
+        Bench::Plugin(args) => plugin::run(args),
+    }
+}
+
+fn cpu(args: &Args) -> Result<()> {
     host::build("engraft")?;
     host::build("engraft-bench")?;
     let (engine, peer_model) = match &args.engine_dir {
@@ -215,7 +228,15 @@ fn busy() -> f64 {
 
 /// The median of a figure; NaN where there is none.
 fn median(values: &[Value], key: &str) -> f64 {
-    let mut figures: Vec<f64> = values.iter().filter_map(|v| v[key].as_f64()).collect();
+    middle(values.iter().filter_map(|v| v[key].as_f64()).collect())
+}
+
+/// The median of a list of figures; NaN where there is none.
+fn figures_median(values: &Value) -> f64 {
+    middle(values.as_array().into_iter().flatten().filter_map(Value::as_f64).collect())
+}
+
+fn middle(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     match figures.len() {
         0 => f64::NAN,

@@ -6,8 +6,8 @@ use anyhow::Result;
 /// What cargo is asked about, whatever it does with it: everything but xtask.
 ///
 /// Features of shared dependencies are settled over the packages of a selection. With one
-/// selection for demo, tests and benches each dependency is compiled once; with xtask in it,
-/// wasmtime would be compiled again for a feature that only xtask's `wit-component` wants.
+/// selection for demo, tests and benches each dependency is compiled once; with xtask in it, some
+/// of wasmtime's would be compiled again for features that only xtask wants.
 pub const SELECTION: [&str; 3] = ["--workspace", "--exclude", "xtask"];
 
 /// Builds a command (release profile).

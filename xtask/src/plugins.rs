@@ -4,20 +4,14 @@
 //! and no path of this machine in what is compiled. Where nothing has changed, nothing is built.
 
 use crate::model::hex;
-use crate::{command, paths, wasm};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use crate::{command, paths};
+use anyhow::{Context, Result, bail};
+use engraft_diagnostic::Diagnostic;
+use engraft_guest::Toolchain;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use wit_component::{ComponentEncoder, DecodedWasm};
-
-/// All that a component may import.
-const CONTRACT: &str = "engraft:plugin/";
-
-/// What a component must export.
-const EXPORT: &str = "engraft:plugin/architecture@";
 
 /// The file that says what the components in a folder were made of.
 const RECORD: &str = ".made-of";
@@ -30,20 +24,22 @@ pub fn build(out_dir: &Path) -> Result<PathBuf> {
     if record(&out_dir, &names, &inputs).is_ok_and(|made| read(&out_dir) == Some(made)) {
         return Ok(out_dir);
     }
-    let toolchain = wasm::toolchain()?;
+    let toolchain = toolchain()?;
     let target = paths::target().join("guests");
     let workspace = paths::root().join("plugins");
-    let mut cargo = toolchain.cargo_build();
+    let mut cargo = command::cargo();
+    toolchain.build_with(&mut cargo);
     cargo.current_dir(&workspace).env("CARGO_TARGET_DIR", &target).arg("--locked");
     println!("\n$ {} (in plugins/)", command::line(&cargo));
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(&toolchain)?).env_remove("RUSTFLAGS");
+    toolchain.hide_paths(&mut cargo, &paths::root(), "engraft")?;
     command::quietly(&mut cargo)?;
     fs::create_dir_all(&out_dir).with_context(|| format!("cannot make {}", out_dir.display()))?;
     for name in &names {
         let file = format!("{}.wasm", name.replace('-', "_"));
-        let module = target.join(wasm::TARGET).join("release").join(file);
+        let module = target.join(engraft_guest::TARGET).join("release").join(file);
         let module = fs::read(&module).with_context(|| format!("no {}", module.display()))?;
-        let component = component(&module).with_context(|| format!("the plugin `{name}`"))?;
+        let component =
+            engraft_guest::component(&module).with_context(|| format!("the plugin `{name}`"))?;
         let path = out_dir.join(format!("{name}.wasm"));
         if fs::read(&path).is_ok_and(|old| old == component) {
             println!("{} is as it was", paths::shown(&path));
@@ -55,6 +51,20 @@ pub fn build(out_dir: &Path) -> Result<PathBuf> {
     let made = record(&out_dir, &names, &inputs)?;
     replace(&out_dir.join(RECORD), made.as_bytes())?;
     Ok(out_dir)
+}
+
+/// Finds a toolchain; installs one where there is none.
+fn toolchain() -> Result<Toolchain> {
+    let root = paths::root();
+    if let Some(ready) = Toolchain::find(&root) {
+        return Ok(ready);
+    }
+    println!("There is no compiler for WebAssembly yet; trying to install one.");
+    let mut run = |command: &mut _| command::run(command).map_err(|e| e.to_string());
+    Toolchain::install(&root, &mut run).or_else(|e| match e.help() {
+        Some(help) => bail!("{e}\n  help: {help}"),
+        None => bail!("{e}"),
+    })
 }
 
 /// The crates under `plugins/` that are plugins.
@@ -76,7 +86,7 @@ fn names() -> Result<Vec<String>> {
 fn inputs() -> Result<String> {
     let root = paths::root();
     let mut files = BTreeMap::new();
-    for dir in ["plugins", "wit", "xtask/src/plugins.rs", "xtask/src/wasm.rs"] {
+    for dir in ["plugins", "wit", "xtask/src/plugins.rs", "host/guest/src"] {
         collect(&root, &root.join(dir), &mut files)?;
     }
     let mut digest = Sha256::new();
@@ -118,36 +128,6 @@ fn read(out_dir: &Path) -> Option<String> {
     fs::read_to_string(out_dir.join(RECORD)).ok()
 }
 
-/// Flags that take this machine's folders out of what is compiled.
-fn flags(toolchain: &wasm::Toolchain) -> Result<String> {
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
-        .ok_or_else(|| anyhow!("neither CARGO_HOME nor HOME is set"))?;
-    let folders = [(paths::root(), "/engraft"), (home, "/cargo"), (toolchain.sources()?, "/rust")];
-    let flags = folders.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
-    Ok(flags.join("\u{1f}"))
-}
-
-/// A module as a component that imports the contract and nothing else.
-fn component(module: &[u8]) -> Result<Vec<u8>> {
-    let bytes = ComponentEncoder::default().module(module)?.validate(true).encode()?;
-    let DecodedWasm::Component(resolve, world) = wit_component::decode(&bytes)? else {
-        bail!("it is no component");
-    };
-    let world = &resolve.worlds[world];
-    for import in world.imports.keys() {
-        let name = resolve.name_world_key(import);
-        ensure!(
-            name.starts_with(CONTRACT),
-            "it imports `{name}`; a plugin gets `{CONTRACT}…` only"
-        );
-    }
-    let mut exports = world.exports.keys().map(|export| resolve.name_world_key(export));
-    ensure!(exports.any(|name| name.starts_with(EXPORT)), "it does not export `{EXPORT}`");
-    Ok(bytes)
-}
-
 /// Writes a file whole or not at all.
 fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = path.with_extension(format!("part{}", std::process::id()));
@@ -165,10 +145,5 @@ mod tests {
         let names = names().expect("the folder is there");
         assert!(names.contains(&"llama".to_owned()));
         assert!(!names.contains(&"sdk".to_owned()));
-    }
-
-    #[test]
-    fn a_plain_module_is_no_plugin() {
-        assert!(component(b"\0asm\x01\0\0\0").is_err());
     }
 }

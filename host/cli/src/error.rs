@@ -50,6 +50,7 @@ fn diagnostic(e: &anyhow::Error) -> Option<&dyn Diagnostic> {
             engraft_convert::ConvertError,
             engraft_source::SourceError,
             engraft_plugin::FindError,
+            engraft_plugin::LimitsError,
             engraft_plugin::PluginError,
             engraft_plugin::SettingsError,
             engraft_weights::WeightError,
@@ -57,6 +58,8 @@ fn diagnostic(e: &anyhow::Error) -> Option<&dyn Diagnostic> {
             engraft_compile::CompileError,
             engraft_engine::EngineError,
             engraft_runtime::RuntimeError,
+            engraft_guest::GuestError,
+            crate::commands::plugin::ReferenceError,
             engraft_files::FileError,
             engraft_files::HeaderError,
         )
@@ -83,6 +86,17 @@ pub fn report(e: &anyhow::Error) -> ExitCode {
             ExitCode::from(Fault::Bug.exit_code())
         }
     }
+}
+
+/// An error as part of a report.
+pub fn json(e: &anyhow::Error) -> serde_json::Value {
+    let d = diagnostic(e);
+    serde_json::json!({
+        "code": d.map(|d| d.code().to_string()),
+        "what": d.map_or_else(|| format!("{e:#}"), ToString::to_string),
+        "where": d.and_then(|d| d.location()),
+        "help": d.and_then(|d| d.help()),
+    })
 }
 
 /// `error[EG0103]: what`, `  --> where`, `  help: what to do`.

@@ -33,6 +33,16 @@ pub fn bytes(n: u64) -> String {
     if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
+/// A path as one word of a command line, in quotes where a shell would read it otherwise.
+pub fn word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%~".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.into_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
 /// Rows of two columns, the first padded.
 pub fn table(rows: &[(String, String)]) -> String {
     let width = rows.iter().map(|r| r.0.chars().count()).max().unwrap_or(0);
@@ -47,6 +57,12 @@ pub fn table(rows: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        assert_eq!(word(Path::new("a/b-c.wasm")), "a/b-c.wasm");
+        assert_eq!(word(Path::new("it's here")), r"'it'\''s here'");
+    }
 
     #[test]
     fn sizes_are_decimal() {

@@ -7,7 +7,7 @@ use engraft_compile::{BuildOptions, Built};
 use engraft_files::FileError;
 use engraft_ir::{DType, Graph, PlaceKind};
 use engraft_plugin::{
-    Field, Limits, Plugin, Refusal, Session, Setting, Shelf, nest, resolve, unread,
+    Field, FindError, Limits, Plugin, Refusal, Session, Setting, Shelf, nest, resolve, unread,
 };
 use engraft_source::Source;
 use engraft_weights::{Parameter, Plan, Precision};
@@ -206,7 +206,7 @@ pub(crate) fn find_plugin(
     model: &str,
 ) -> Result<Plugin, ConvertError> {
     let shelf = Shelf::standard();
-    let limits = Limits::default();
+    let limits = Limits::standard().map_err(FindError::from)?;
     let Some(name) = named else {
         let Some(first) = architectures.first() else {
             return Err(ConvertError::NoArchitecture { path: model.into() });

@@ -10,7 +10,7 @@
 //! | EG01xx | source                      | EG06xx | runtime                   |
 //! | EG02xx | plugin                      | EG07xx | compile, convert          |
 //! | EG03xx | weights                     | EG08xx | graph                     |
-//! | EG04xx | checkpoint                  |        |                           |
+//! | EG04xx | checkpoint                  | EG09xx | guest: making plugins     |
 
 use std::fmt;
 

@@ -5,24 +5,40 @@ use crate::error::{Exhausted, Rejection};
 use engraft_diagnostic::escape;
 use engraft_weights::{Joint, Origin, Parameter, Part, Step};
 
+/// What one graph took of the limits of the same names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Calls on the builder in the place that has the most.
+    pub operations: u32,
+    /// Calls on the builder in all places together.
+    pub total_operations: u32,
+    /// Bytes of the largest answer, the parameters of a place, about.
+    pub call_bytes: usize,
+    /// Bytes of descriptions that we kept, about.
+    pub kept_bytes: usize,
+}
+
 /// Counts of one graph under construction.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limits: Limits,
     place: u32,
+    largest: u32,
     total: u32,
+    answer: usize,
     kept: usize,
 }
 
 impl Budget {
     /// Nothing used yet.
     pub(crate) fn new(limits: &Limits) -> Budget {
-        Budget { limits: limits.clone(), place: 0, total: 0, kept: 0 }
+        Budget { limits: limits.clone(), place: 0, largest: 0, total: 0, answer: 0, kept: 0 }
     }
 
     /// The next place begins; `kept` bytes of descriptions stay with us.
     pub(crate) fn next_place(&mut self, kept: usize) -> Result<(), Exhausted> {
         self.place = 0;
+        self.answer = self.answer.max(kept);
         self.keep(kept)
     }
 
@@ -35,6 +51,7 @@ impl Budget {
     /// One more call on the builder.
     pub(crate) fn operation(&mut self) -> Result<(), Rejection> {
         self.place += 1;
+        self.largest = self.largest.max(self.place);
         self.total += 1;
         let counts = [
             ("calls on the builder in one place", self.place, self.limits.operations),
@@ -44,6 +61,16 @@ impl Budget {
             within(what, count as usize, limit as usize).map_err(Rejection::Exhausted)?;
         }
         Ok(())
+    }
+
+    /// What was used of it so far.
+    pub(crate) fn used(&self) -> Used {
+        Used {
+            operations: self.largest,
+            total_operations: self.total,
+            call_bytes: self.answer,
+            kept_bytes: self.kept,
+        }
     }
 
     /// Whether a label is short enough.

@@ -10,6 +10,7 @@
 //!
 //! Nothing here looks into a message to find out what happened; every text of a guest is escaped.
 
+use crate::limits::VARIABLE;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_ir::PlaceKind;
 use std::fmt;
@@ -35,6 +36,8 @@ pub enum Exhausted {
         /// What it may have.
         limit: usize,
     },
+    /// It has more instances, memories or tables than it may have, in wasmtime's words.
+    Store(String),
     /// A budget of ours: what it counts, and how many there may be.
     Budget {
         /// In words: `calls on the builder`.
@@ -55,6 +58,7 @@ impl fmt::Display for Exhausted {
             Exhausted::Table { asked, limit } => {
                 write!(f, "asked for a table of {asked} elements; at most {limit}")
             }
+            Exhausted::Store(why) => write!(f, "cannot be started: {why}"),
             Exhausted::Budget { what, limit } => write!(f, "too many {what}: at most {limit}"),
         }
     }
@@ -86,6 +90,21 @@ pub enum Problem {
     /// Compiling it took too long.
     #[error("compiling the plugin took more than {0} seconds")]
     SlowToCompile(u64),
+    /// Compiling it took too much memory, in bytes.
+    #[error("compiling the plugin took more than {0} bytes of memory")]
+    LargeToCompile(u64),
+    /// Compiling it would take too much, by what is in it.
+    #[error("compiling the plugin is too much: {found} {what}, at most {limit}")]
+    TooMuchToCompile {
+        /// What was counted.
+        what: String,
+        /// How much of it there is, up to where counting stopped.
+        found: u64,
+        /// How much there may be.
+        limit: u64,
+        /// The limit's name.
+        setting: &'static str,
+    },
     /// It wants something that no plugin gets.
     #[error("it imports `{name}`, and a plugin gets nothing but `engraft:plugin`")]
     ForbiddenImport {
@@ -192,7 +211,9 @@ impl Diagnostic for PluginError {
             | Problem::UnknownVersion { .. }
             | Problem::NoExport(_)
             | Problem::Unlinkable(_) => 204,
-            Problem::SlowToCompile(_) => 205,
+            Problem::SlowToCompile(_)
+            | Problem::LargeToCompile(_)
+            | Problem::TooMuchToCompile { .. } => 205,
             Problem::Limit(_) => 206,
             Problem::Failed(_) | Problem::Trapped(_) => 207,
             Problem::Rejected(_) => 208,
@@ -222,33 +243,38 @@ impl Diagnostic for PluginError {
     }
 
     fn help(&self) -> Option<String> {
-        Some(
-            match &*self.kind {
-                Problem::Unreadable(_) => "check the path given to `--plugin`",
-                Problem::NoThread(_) => "raise the limit on processes or memory",
-                Problem::TooLarge { .. }
-                | Problem::NotAComponent(_)
-                | Problem::Invalid(_)
-                | Problem::NoExport(_) => "build it with `cargo xtask plugins`",
-                Problem::ForbiddenImport { wasi: true, .. } => {
-                    "build it for wasm32-unknown-unknown: a plugin has no clock, files or random \
-                     numbers"
-                }
-                Problem::ForbiddenImport { .. } | Problem::Unlinkable(_) => {
-                    "build it on this version of the plugin SDK"
-                }
-                Problem::UnknownVersion { .. } => {
-                    "build it on this engraft's plugin SDK, or use the engraft that it was made for"
-                }
-                Problem::SlowToCompile(_) => {
-                    "do not use it: a plugin compiles in a tenth of a \
-                                              second"
-                }
-                Problem::Misused(_) => "report this: it is a bug of engraft",
-                _ => "report it to the plugin's author; `engraft plugin check` reproduces it",
+        let raise = |setting: &str, value: u64| {
+            Some(format!("if you trust it, raise the limit: {VARIABLE}={setting}={value}"))
+        };
+        let help = match *self.kind {
+            Problem::Unreadable(_) => "check the path given to `--plugin`",
+            Problem::NoThread(_) => "raise the limit on processes or memory",
+            Problem::TooLarge { size, .. } => return raise("component_bytes", size),
+            Problem::NotAComponent(_) | Problem::Invalid(_) | Problem::NoExport(_) => {
+                "build it with `cargo xtask plugins`"
             }
-            .into(),
-        )
+            Problem::ForbiddenImport { wasi: true, .. } => {
+                "build it for wasm32-unknown-unknown: a plugin has no clock, files or random numbers"
+            }
+            Problem::ForbiddenImport { .. } | Problem::Unlinkable(_) => {
+                "build it on this version of the plugin SDK"
+            }
+            Problem::UnknownVersion { .. } => {
+                "build it on this engraft's plugin SDK, or use the engraft that it was made for"
+            }
+            Problem::SlowToCompile(seconds) => {
+                return raise("compile_time", seconds.saturating_mul(10).max(60));
+            }
+            Problem::LargeToCompile(bytes) => {
+                return raise("compile_memory", bytes.saturating_mul(4));
+            }
+            Problem::TooMuchToCompile { setting, found, .. } => {
+                return raise(setting, found.saturating_mul(2));
+            }
+            Problem::Misused(_) => "report this: it is a bug of engraft",
+            _ => "report it to the plugin's author; `engraft plugin check` reproduces it",
+        };
+        Some(help.into())
     }
 }
 
@@ -293,6 +319,9 @@ pub(crate) enum Rejection {
     /// `report.fail`.
     #[error("{0}")]
     Fail(String),
+    /// What it exports is not what the contract says.
+    #[error("{0}")]
+    Unfit(String),
 }
 
 impl Rejection {
@@ -301,6 +330,7 @@ impl Rejection {
         match self {
             Rejection::Call(why) => Problem::Rejected(escape(why)),
             Rejection::Exhausted(what) => Problem::Limit(what.clone()),
+            Rejection::Unfit(why) => Problem::Unlinkable(escape(why)),
             Rejection::Fail(why) => Problem::Failed(escape(why)),
         }
     }

@@ -1,9 +1,9 @@
 //! Where plugins are: beside the executable, in `$ENGRAFT_PLUGINS`, or at a path.
 
-use crate::Limits;
 use crate::error::PluginError;
 use crate::load::Plugin;
 use crate::recorder::nearest;
+use crate::{Limits, LimitsError};
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,9 @@ pub enum FindError {
         /// Their names.
         plugins: Vec<String>,
     },
+    /// The limits that it should be loaded with are none.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
     /// It is there, and cannot be loaded.
     #[error(transparent)]
     Plugin(#[from] PluginError),
@@ -61,6 +64,7 @@ impl Diagnostic for FindError {
             FindError::NoSuch { .. } => Code(201),
             FindError::NoneFits { .. } => Code(202),
             FindError::Several { .. } => Code(218),
+            FindError::Limits(error) => error.code(),
             FindError::Plugin(error) => error.code(),
         }
     }
@@ -70,6 +74,7 @@ impl Diagnostic for FindError {
             FindError::NoSuch { .. } | FindError::NoneFits { .. } | FindError::Several { .. } => {
                 Fault::Usage
             }
+            FindError::Limits(error) => error.fault(),
             FindError::Plugin(error) => error.fault(),
         }
     }
@@ -78,6 +83,7 @@ impl Diagnostic for FindError {
         let looked = match self {
             FindError::NoSuch { looked, .. } | FindError::NoneFits { looked, .. } => looked,
             FindError::Several { .. } => return None,
+            FindError::Limits(error) => return error.location(),
             FindError::Plugin(error) => return error.location(),
         };
         let looked: Vec<String> = looked.iter().map(|dir| dir.display().to_string()).collect();
@@ -107,6 +113,7 @@ impl Diagnostic for FindError {
             FindError::Several { plugins, .. } => {
                 plugins.first().map(|first| format!("choose one, as in `--plugin {first}`"))
             }
+            FindError::Limits(error) => error.help(),
             FindError::Plugin(error) => error.help(),
         }
     }

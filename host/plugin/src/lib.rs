@@ -14,6 +14,8 @@
 //! - one session is one store, never used again after a trap.
 
 mod budget;
+mod bulk;
+mod compile;
 mod determinism;
 mod dialects;
 mod error;
@@ -25,9 +27,10 @@ mod session;
 mod settings;
 mod v0_1;
 
+pub use bulk::Bulk;
 pub use error::{Exhausted, PluginError, Problem, Refusal};
 pub use find::{FindError, Found, Shelf};
-pub use limits::Limits;
+pub use limits::{Limits, LimitsError};
 pub use load::{Identity, Plugin};
 pub use session::{Outline, Session};
 pub use settings::{Fallback, Field, Kind, Setting, SettingsError, Value, nest, resolve, unread};

@@ -1,11 +1,12 @@
 //! From a file to a plugin: what is refused before any of its code runs.
 //!
-//! Compilation is not metered by fuel, so the file's size is bounded and a thread is waited for no
-//! longer than [`Limits::compile_time`]. Nothing that is compiled already is taken: such a file is
-//! machine code, and nobody can say what it does.
+//! Compilation is not metered by fuel, so what it will cost is counted before it begins. Nothing
+//! that is compiled already is taken: such a file is machine code, and nobody can say what it does.
 
 use crate::Limits;
 use crate::budget::{check_name, within};
+use crate::bulk::{self, Bulk};
+use crate::compile::{compile, engine};
 use crate::error::{PluginError, Problem};
 use crate::session::Session;
 use crate::v0_1::{self, Linked, Live};
@@ -14,10 +15,10 @@ use engraft_files::digest::sha256_hex;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use wasmtime::Engine;
 use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::{Config, Engine};
 
 /// Who a plugin is and which models are its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ struct Inner {
     identity: Identity,
     sha256: String,
     bytes: u64,
+    bulk: Bulk,
     limits: Limits,
 }
 
@@ -90,6 +92,7 @@ impl Plugin {
             return Err(error(Problem::TooLarge { size, limit: limits.component_bytes }));
         }
         check_header(bytes).map_err(error)?;
+        let bulk = bulk::check(bytes, limits).map_err(error)?;
         let invalid = |e: wasmtime::Error| Problem::Invalid(escape(&e.root_cause().to_string()));
         let engine = engine(limits).map_err(|e| error(invalid(e)))?;
         let component =
@@ -106,7 +109,7 @@ impl Plugin {
             doc: String::new(),
         };
         let limits = limits.clone();
-        let mut inner = Inner { linked, identity, sha256, bytes: size, limits };
+        let mut inner = Inner { linked, identity, sha256, bytes: size, bulk, limits };
         inner.identity = Plugin::identify(&inner)?;
         Ok(Plugin { inner: Arc::new(inner) })
     }
@@ -133,6 +136,11 @@ impl Plugin {
     /// The bytes of its component.
     pub fn size(&self) -> u64 {
         self.inner.bytes
+    }
+
+    /// What compiling it amounted to.
+    pub fn bulk(&self) -> Bulk {
+        self.inner.bulk
     }
 
     /// Whether it says that a model is its own.
@@ -210,47 +218,6 @@ fn check_header(bytes: &[u8]) -> Result<(), Problem> {
         () if bytes.is_empty() => "an empty file",
         () => "some other file",
     }))
-}
-
-/// wasmtime, narrowed to what a plugin is: one thread, counted instructions, the same everywhere.
-fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
-    let mut config = Config::new();
-    config.consume_fuel(true);
-    // What the specification leaves open about floats must not reach a graph.
-    config.cranelift_nan_canonicalization(true).wasm_relaxed_simd(false);
-    config.concurrency_support(false);
-    config.max_wasm_stack(limits.guest_stack);
-    // A memory is small and seldom grows: no address space is set aside for it.
-    config.memory_reservation(0).memory_may_move(true);
-    Engine::new(&config)
-}
-
-/// Compiles on a thread that is waited for only so long. A thread that is late is left to end by
-/// itself, which it does: what it works on is finite.
-fn compile(
-    engine: &Engine,
-    bytes: &[u8],
-    limits: &Limits,
-) -> Result<wasmtime::Result<Component>, Problem> {
-    let (send, receive) = mpsc::channel();
-    let (engine, bytes) = (engine.clone(), bytes.to_vec());
-    std::thread::Builder::new()
-        .name("plugin-compile".into())
-        .stack_size(limits.host_stack)
-        .spawn(move || {
-            // Nobody listens any more where this took too long.
-            let _ = send.send(Component::new(&engine, bytes));
-        })
-        .map_err(|e| Problem::NoThread(e.to_string()))?;
-    match receive.recv_timeout(limits.compile_time) {
-        Ok(component) => Ok(component),
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            Err(Problem::SlowToCompile(limits.compile_time.as_secs()))
-        }
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            Err(Problem::Invalid("the compiler gave up on it".into()))
-        }
-    }
 }
 
 const PACKAGE: &str = "engraft:plugin/";

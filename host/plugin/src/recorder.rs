@@ -5,7 +5,7 @@
 //! guest can reach into another place, and what is recorded needs no second look.
 
 use crate::Limits;
-use crate::budget::{Budget, within};
+use crate::budget::{Budget, Used, within};
 use crate::error::{Exhausted, Problem, Rejection};
 use cranelift_entity::EntityRef;
 use engraft_diagnostic::escape;
@@ -48,6 +48,11 @@ impl Recorder {
             asked: BTreeSet::new(),
             embedding: BTreeMap::new(),
         }
+    }
+
+    /// What was used of the budget so far.
+    pub(crate) fn used(&self) -> Used {
+        self.budget.used()
     }
 
     /// Opens the next place and declares its parameters. Returns the indices of what it takes.
@@ -121,9 +126,12 @@ impl Recorder {
         if returned.is_empty() {
             return Err(answer("`write` returned no value".into()));
         }
-        let values: Result<Vec<Value>, Rejection> =
-            returned.iter().map(|&index| self.value(index)).collect();
-        let values = values.map_err(|e| answer(format!("`write` returned {e}")))?;
+        let mut values = Vec::with_capacity(returned.len());
+        for &index in returned {
+            let value = self.value(index).map_err(|e| e.to_string());
+            let usable = value.and_then(|value| self.check_value(value).map(|()| value));
+            values.push(usable.map_err(|why| answer(format!("`write` returned a value: {why}")))?);
+        }
         let unused = self.parameters.iter().find(|(_, weight)| !self.asked.contains(weight));
         if let Some((name, _)) = unused {
             return Err(answer(format!(
@@ -154,32 +162,68 @@ impl Recorder {
         Ok(self.graph)
     }
 
-    /// A value that this place may use.
+    /// An operand of the next operation, by its index. Whether the place may use it is found out
+    /// when that is appended, for an error names the operation.
     pub(crate) fn value(&self, index: u32) -> Result<Value, Rejection> {
-        let at = index as usize;
-        if at >= self.graph.values.len() {
-            return Err(Rejection::Call(format!("value v{index}, which is not defined")));
+        match index {
+            u32::MAX => Err(Rejection::Call(format!("value v{index} is not defined"))),
+            _ => Ok(Value::from_u32(index)),
         }
-        let value = Value::new(at);
-        if at < self.first && !self.carry.contains(&value) {
-            return Err(Rejection::Call(format!(
-                "value v{index}, which is of another place and was not handed on"
-            )));
-        }
-        Ok(value)
     }
 
-    /// A weight that this place declares.
+    /// The same of a weight.
     pub(crate) fn weight(&self, index: u32) -> Result<Weight, Rejection> {
-        let at = index as usize;
-        if at >= self.graph.weights.len() {
-            return Err(Rejection::Call(format!("weight w{index}, which is not declared")));
+        match index {
+            u32::MAX => Err(Rejection::Call(format!("weight w{index} is not declared"))),
+            _ => Ok(Weight::from_u32(index)),
         }
-        let weight = Weight::new(at);
-        if self.graph.homes[weight] != self.place {
-            return Err(Rejection::Call(format!("weight w{index}, which is of another place")));
+    }
+
+    /// Whether this place may use a value: one of its own, or one that it was handed.
+    fn check_value(&self, value: Value) -> Result<(), String> {
+        let own = self.first..self.graph.values.len();
+        if own.contains(&value.index()) || self.carry.contains(&value) {
+            return Ok(());
         }
-        Ok(weight)
+        let handed: Vec<String> = self.carry.iter().map(|value| self.shown(*value)).collect();
+        let handed = handed.join(", ");
+        let Some(data) = self.graph.values.get(value) else {
+            let own = match own.clone().last() {
+                Some(last) => format!("and has defined v{} to v{last}", own.start),
+                None => "and has defined none yet".into(),
+            };
+            return Err(format!(
+                "value {value} is not defined; this place was handed {handed}, {own}"
+            ));
+        };
+        let home = self.graph.places.values().find(|place| place.nodes.contains(&data.node));
+        let home = home.map_or_else(String::new, |place| format!(" of {}", place.kind));
+        let shown = self.shown(value);
+        Err(format!("value {shown} is{home} and was not handed on; this place was handed {handed}"))
+    }
+
+    /// Whether this place may use a weight: it must declare it.
+    fn check_weight(&self, weight: Weight) -> Result<(), String> {
+        let Some(data) = self.graph.weights.get(weight) else {
+            return Err(format!("weight {weight} is not declared"));
+        };
+        let home = self.graph.homes[weight];
+        if home == self.place {
+            return Ok(());
+        }
+        let home =
+            home.map_or_else(String::new, |at| format!(" of {}", self.graph.places[at].kind));
+        Err(format!(
+            "weight {weight} `{}` {:?} is{home}: ask the builder for a parameter of this place",
+            escape(&data.name),
+            data.shape(),
+        ))
+    }
+
+    /// A value with its type.
+    fn shown(&self, value: Value) -> String {
+        let ty = self.graph.values.get(value).map(|data| format!(" {}", data.ty));
+        format!("{value}{}", ty.unwrap_or_default())
     }
 
     /// A parameter of this place, by name.
@@ -187,8 +231,12 @@ impl Recorder {
         self.budget.operation()?;
         let weight = *self.parameters.get(name).ok_or_else(|| {
             let near = nearest(name, self.parameters.keys());
-            let hint = near.map(|n| format!("; there is `{}`", escape(n))).unwrap_or_default();
-            Rejection::Call(format!("no parameter `{}` is declared here{hint}", escape(name)))
+            let hint = match near {
+                Some(near) => format!("; there is `{}`", escape(near)),
+                None => format!("; it declares {}", self.parameters.len()),
+            };
+            let name = escape(name);
+            Rejection::Call(format!("parameter: this place declares no `{name}`{hint}"))
         })?;
         self.asked.insert(weight);
         Ok(weight)
@@ -199,6 +247,7 @@ impl Recorder {
         self.budget.operation()?;
         self.budget.label(text)?;
         let value = self.value(value)?;
+        self.check_value(value).map_err(|why| Rejection::Call(format!("label: {why}")))?;
         self.graph.labels[value] = Some(escape(text));
         Ok(())
     }
@@ -214,6 +263,11 @@ impl Recorder {
         let Some(place) = self.place else {
             return Err(Rejection::Call("no place is being written".into()));
         };
+        let values = op.values().into_iter().try_for_each(|value| self.check_value(value));
+        let weights = || op.weights().into_iter().try_for_each(|weight| self.check_weight(weight));
+        values
+            .and_then(|()| weights())
+            .map_err(|why| Rejection::Call(format!("{}: {why}", op.name())))?;
         let node = self.graph.append(place, op).map_err(|e| Rejection::Call(e.to_string()))?;
         Ok(&self.graph.nodes[node].results)
     }

@@ -221,7 +221,7 @@ impl Diagnostic for SettingsError {
 }
 
 /// The value at a path: a key that has dots itself first, then a descent into objects.
-fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
+pub(crate) fn lookup<'a>(config: &'a Json, path: &str) -> Option<&'a Json> {
     let found = match config.get(path) {
         Some(found) => found,
         None => path.split('.').try_fold(config, |at, key| at.get(key))?,
@@ -260,7 +260,7 @@ pub fn resolve(
     Ok((settings, read))
 }
 
-const TENSOR: &str = "tensor:";
+pub(crate) const TENSOR: &str = "tensor:";
 
 fn declaration(key: &str, problem: impl Into<String>) -> SettingsError {
     SettingsError::Declaration { key: escape(key), problem: problem.into() }

@@ -22,9 +22,11 @@ mod plan;
 mod provider;
 mod steps;
 mod stream;
+mod trace;
 
 pub use error::{Listing, WeightError};
 pub use finite::finite;
 pub use origin::{Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, full_name};
 pub use plan::Plan;
 pub use provider::{Provider, Supply};
+pub use trace::trace;

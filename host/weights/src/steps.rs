@@ -123,7 +123,7 @@ impl Recipe {
 }
 
 /// The shape after a step.
-fn apply(
+pub(crate) fn apply(
     shape: &[u64],
     step: &Step,
     lookup: &dyn Fn(&str) -> Option<Vec<u64>>,

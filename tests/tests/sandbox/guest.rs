@@ -58,6 +58,7 @@ pub struct Guest {
     bodies: Vec<(&'static str, String)>,
     extra: String,
     memory: Option<String>,
+    contract: Vec<(String, String)>,
 }
 
 impl Guest {
@@ -85,12 +86,30 @@ impl Guest {
         self
     }
 
+    /// The contract with other words in it, as the guest sees it.
+    pub fn contract(mut self, from: &str, to: &str) -> Guest {
+        self.contract.push((from.to_owned(), to.to_owned()));
+        self
+    }
+
     /// The component.
     pub fn component(&self) -> Vec<u8> {
-        let mut module = wat::parse_str(self.text()).expect("the text parses");
+        let mut text = self.text();
         let mut resolve = wit_parser::Resolve::default();
-        let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/v0.1");
-        let (package, _) = resolve.push_dir(contract).expect("the contract parses");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/v0.1");
+        let mut sources = wit_parser::SourceMap::default();
+        for file in folder.read_dir().expect("the contract") {
+            let path = file.expect("an entry").path();
+            let mut words = std::fs::read_to_string(&path).expect("a text");
+            for (from, to) in &self.contract {
+                words = words.replace(from, to);
+                text = text.replace(from, to);
+            }
+            sources.push(&path, words);
+        }
+        let contract = sources.parse().map_err(|(_, e)| e.to_string()).expect("it parses");
+        let Ok(package) = resolve.push_group(contract) else { panic!("it does not resolve") };
+        let mut module = wat::parse_str(text).expect("the text parses");
         let world = resolve.select_world(&[package], Some("plugin")).expect("a world");
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
             .expect("metadata");

@@ -1,9 +1,48 @@
 //! Hostile plugins: whatever a component does, what comes out is a typed error that says who,
 //! where and why; nothing hangs, nothing grows, and the next plugin is not touched.
+//!
+//! | what a hostile component does                        | test                                  |
+//! |------------------------------------------------------|---------------------------------------|
+//! | 1 loops for ever                                     | `looping_for_ever_runs_out_of_fuel_at_the_same_instruction_each_time` |
+//! | 2, 3 grows its memory, or begins with too much       | `growing_without_end_says_what_was_asked_for` |
+//! | 4 recurses for ever                                  | `recursing_for_ever_stops_at_the_guests_own_stack` |
+//! | 5, 6 traps; divides by zero                          | `a_trap_names_the_guests_function` |
+//! | 7, 9, 10 returns a list past its memory; bytes that are no text; a crooked pointer | `lists_and_texts_must_lie_in_the_guests_memory` |
+//! | 8 returns more than may cross in a call              | `what_crosses_in_one_call_is_bounded` |
+//! | 11 returns a case that an enum does not have         | `a_case_that_there_is_not_is_refused` |
+//! | 12 returns half of a pair as a character             | `no_answer_has_a_single_character` |
+//! | 13 makes a call that the host refuses                | `a_call_that_does_not_fit_says_both_shapes` |
+//! | 14, 15 imports WASI, or what we lack                 | `imports_are_ours_or_none` |
+//! | 16 imports a function with another type              | `an_import_of_another_type_says_both_types` |
+//! | 17 keeps the builder                                 | `the_builder_is_lent_for_one_call` |
+//! | 18, 19 forges handles; mints them                    | `handles_are_bounded_and_cannot_be_forged` |
+//! | 20, 41 is called after a trap; sits beside another   | `after_a_trap_a_session_is_over_and_another_is_not_touched` |
+//! | 21, 22 is a core module, or garbage                  | `what_is_no_component_is_said_to_be_what_it_is` |
+//! | 23, 24 wants shared memory, or relaxed SIMD          | `shared_memory_and_relaxed_simd_are_not_there` |
+//! | 25 has two memories                                  | `a_second_memory_is_one_too_many` |
+//! | 26 grows a table                                     | `a_table_is_bounded_too` |
+//! | 27, 28 traps or loops as it starts                   | `a_start_function_is_metered_too` |
+//! | 29 speaks another version                            | `another_patch_of_the_contract_links_and_another_minor_version_does_not` |
+//! | 30 has an enum with fewer cases                      | `an_enum_with_fewer_cases_does_not_fit` |
+//! | 31, 32 is code that was compiled elsewhere           | there is no cache of code: `what_is_no_component_is_said_to_be_what_it_is` |
+//! | 33 calls without end, with long names                | `calls_without_end_hit_the_budget` |
+//! | 34 uses values and weights of other places           | `values_and_weights_are_those_of_the_place` |
+//! | 35 says sizes whose product wraps around, or zero    | `shapes_are_counted_without_wrapping_around` |
+//! | 36 repeats a name; ties in a circle                  | `parameters_have_one_name_each_and_tie_to_the_embedding` |
+//! | 37 names a tensor like a path, or with escape codes  | `a_name_is_a_key_and_never_a_path`, `a_name_must_be_short_and_printable` |
+//! | 38 returns no value, ten thousand, or undefined ones | `what_a_place_returns_is_checked` |
+//! | 39 says four billion blocks                          | `an_outline_of_four_billion_blocks_is_refused_before_any_loop` |
+//! | 40 answers differently each time                     | `different_answers_for_one_question_are_found` |
+//! | 42 is large, or is small and much to compile         | `a_file_over_the_cap_is_not_even_compiled`, and all of `compiling` |
+//!
+//! What a person sees of it, exit code and all, is in `outside`.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+mod compiling;
+mod contract;
 mod guest;
+mod outside;
 
 use engraft_diagnostic::{Diagnostic, Fault};
 use engraft_ir::{DType, Graph, PlaceKind};
@@ -174,7 +213,8 @@ fn imports_are_ours_or_none() {
     let lacking = r#"(component
         (import "engraft:plugin/report@0.1.9" (instance (export "sing" (func))))
         (instance $i) (export "engraft:plugin/architecture@0.1.9" (instance $i)))"#;
-    assert!(matches!(component(lacking), Problem::Unlinkable(_)));
+    let Problem::Unlinkable(why) = component(lacking) else { panic!("it links") };
+    assert!(why.contains("sing"), "{why}");
 }
 
 #[test]
@@ -241,13 +281,25 @@ fn an_outline_of_four_billion_blocks_is_refused_before_any_loop() {
 fn values_and_weights_are_those_of_the_place() {
     let call = |x: u32| format!("(drop (call $add (local.get 1) (i32.const {x}) (i32.const {x})))");
     let error = rejected(&in_the_block(&call(99)));
-    assert_eq!(*error.kind, Problem::Rejected("value v99, which is not defined".into()));
+    let why = "add: value v99 is not defined; this place was handed v1 f32 [tokens, 4], and has \
+               defined none yet";
+    assert_eq!(*error.kind, Problem::Rejected(why.into()));
     assert_eq!(error.frames.first().map(String::as_str), Some("guest__method_model_write"));
     let error = rejected(&in_the_block(&call(0)));
-    assert!(error.to_string().contains("of another place"), "{error}");
+    let why = "plugin tame 0.1.0, block 0: add: value v0 i32 [tokens] is of embed and was not \
+               handed on; this place was handed v1 f32 [tokens, 4]";
+    assert_eq!(error.to_string(), why);
     let other = "(drop (call $norm (local.get 1) (i32.const 1) (i32.const 0) (f64.const 1)))";
     let error = rejected(&in_the_block(other));
-    assert!(error.to_string().contains("weight w0, which is of another place"), "{error}");
+    let why = "rms_norm: weight w0 `transformer.embed.we` [8, 4] is of embed: ask the builder for \
+               a parameter of this place";
+    assert_eq!(*error.kind, Problem::Rejected(why.into()));
+    let far = "(drop (call $norm (local.get 1) (i32.const 1) (i32.const -1) (f64.const 1)))";
+    let error = rejected(&in_the_block(far));
+    assert!(error.to_string().ends_with("weight w4294967295 is not declared"), "{error}");
+    let label = "(call $label (local.get 1) (i32.const 7) (i32.const 0) (i32.const 1))";
+    let error = rejected(&in_the_block(label));
+    assert!(error.to_string().contains("label: value v7 is not defined"), "{error}");
     assert_eq!(error.place, Some(PlaceKind::Block(0)));
 }
 
@@ -287,9 +339,12 @@ fn numbers_that_make_no_sense_are_refused_where_they_are_given() {
         (
             one("$layer_norm (local.get 1) (i32.const 1) (i32.const 0) (i32.const 0)
                 (i32.const 1) (i32.const 0) (f64.const 1e-5)"),
-            "weight w0, which is of another place",
+            "weight w0 `transformer.embed.we` [8, 4] is of embed",
         ),
-        (one("$positions (local.get 1) (i32.const 0)"), "weight w0, which is of another place"),
+        (
+            one("$positions (local.get 1) (i32.const 0)"),
+            "weight w0 `transformer.embed.we` [8, 4] is of embed",
+        ),
         ("(call $window HEADS (i32.const 0))".into(), "attention: window is 0"),
         ("(call $cap HEADS (f64.const nan))".into(), "attention: softcap is NaN"),
         (
@@ -409,7 +464,7 @@ fn handles_are_bounded_and_cannot_be_forged() {
     let mint = "(loop (drop (call $new (i32.const 1))) br 0)";
     broken(rejected(&in_the_block(mint)), "handle limit");
     let forged = "(call $label (i32.const 12345) (i32.const 1) (i32.const 0) (i32.const 1))";
-    broken(rejected(&in_the_block(forged)), "handle");
+    broken(rejected(&in_the_block(forged)), "unknown handle index 12345");
 }
 
 #[test]
@@ -421,7 +476,7 @@ fn what_a_place_returns_is_checked() {
         Guest::tame().with("[method]model.write", body).and(guest::tame_write()).and(data)
     };
     broken(rejected(&returns([8300, 0], &[])), "returned no value");
-    broken(rejected(&returns([8300, 1], &[77])), "value v77, which is not defined");
+    broken(rejected(&returns([8300, 1], &[77])), "returned a value: value v77 is not defined");
     let error = rejected(&returns([8300, 10_000], &[]));
     assert!(matches!(exhausted(&error), Exhausted::Budget { .. }), "{error}");
 }
@@ -449,6 +504,10 @@ fn parameters_have_one_name_each_and_tie_to_the_embedding() {
     broken(rejected(&list(plain(FREE) + &plain(FREE + 40))), "two parameters are named");
     let itself = parameter(FREE + 40, (2064, 4), 3, [2064, 4, 0, 0, 0, 0]);
     broken(rejected(&list(plain(FREE) + &itself)), "is tied to `gain`");
+    // A circle has no first one, which alone could have bytes.
+    let circle = parameter(FREE, (2048, 8), 3, [2064, 4, 0, 0, 0, 0])
+        + &parameter(FREE + 40, (2064, 4), 3, [2048, 8, 0, 0, 0, 0]);
+    broken(rejected(&list(circle)), "is tied to `gain`, and the embedding has none of that name");
 }
 
 #[test]
@@ -470,7 +529,10 @@ fn what_is_declared_must_be_used_and_what_is_used_declared() {
     broken(rejected(&guest), "declares the parameter `embed.we` and never asks");
     let ask = "(drop (call $parameter (local.get 1) (i32.const 2048) (i32.const 7)))";
     let error = rejected(&in_the_block(ask));
-    assert!(error.to_string().contains("no parameter `embed.w` is declared here"), "{error}");
+    assert!(
+        error.to_string().contains("parameter: this place declares no `embed.w`; it declares 1"),
+        "{error}"
+    );
 }
 
 #[test]

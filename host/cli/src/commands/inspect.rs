@@ -130,7 +130,7 @@ impl Inspect {
                 .help("inspect a model: `engraft inspect MODEL --graph --plugin FILE`")
                 .into());
         }
-        let plugin = Plugin::load(&self.path, &Limits::default())?;
+        let plugin = Plugin::load(&self.path, &Limits::standard()?)?;
         let identity = plugin.identity().clone();
         let mut session = plugin.session()?;
         let mut rows = vec![

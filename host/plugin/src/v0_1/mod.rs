@@ -106,7 +106,9 @@ impl Live {
         store.set_fuel(limits.fuel)?;
         store.set_hostcall_fuel(limits.call_bytes);
         store.set_max_component_handles(limits.handles);
-        let plugin = linked.instantiate(&mut store)?;
+        let instance = linked.instance_pre().instantiate(&mut store).map_err(not_started)?;
+        let plugin = bindings::Plugin::new(&mut store, &instance)
+            .map_err(|e| Rejection::Unfit(e.root_cause().to_string()))?;
         Ok(Live { store, plugin, model: None, builder: None })
     }
 
@@ -236,6 +238,14 @@ impl Live {
         let left = self.store.get_fuel().unwrap_or(0);
         (limits.fuel.saturating_sub(left), self.store.data().limiter.peak())
     }
+}
+
+/// What is left of a failure to start that is neither a trap nor ours: the store's own counts.
+fn not_started(error: wasmtime::Error) -> wasmtime::Error {
+    if error.is::<Trap>() || error.is::<Rejection>() {
+        return error;
+    }
+    Rejection::Exhausted(Exhausted::Store(escape(&error.root_cause().to_string()))).into()
 }
 
 /// What an error of a call means, with the guest's functions, innermost first.
