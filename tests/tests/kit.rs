@@ -76,7 +76,7 @@ fn a_new_plugin_builds_as_it_stands_and_gives_the_numbers_of_its_architecture() 
     // What the compiler says stands as it says it.
     let source = folder.path().join("one/src/lib.rs");
     let whole = fs::read_to_string(&source).unwrap();
-    fs::write(&source, whole.replace("g.rotate(q, &turn)", "g.rotate(q, 3)")).unwrap();
+    fs::write(&source, format!("{whole}\nconst WRONG: u32 = \"text\";\n")).unwrap();
     let built = build(&[&text(&folder.path().join("one"))]);
     let said = stderr(&built);
     assert_eq!(built.status.code(), Some(4), "{said}");

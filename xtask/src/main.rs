@@ -7,6 +7,7 @@ mod bench;
 mod cache;
 mod command;
 mod demo;
+mod examples;
 mod fixtures;
 mod host;
 mod model;
@@ -31,6 +32,7 @@ enum Task {
         #[arg(long = "out_dir", alias = "out-dir", value_name = "DIR")]
         out_dir: Option<PathBuf>,
     },
+    Examples(examples::Args),
     /// Measure engraft beside its peers.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Task::Plugins { out_dir } => {
             plugins::build(&out_dir.unwrap_or_else(paths::plugins)).map(|_| ())
         }
+        Task::Examples(args) => examples::run(&args),
         Task::Bench(bench) => bench::run(&bench),
     };
     let Err(error) = done else {

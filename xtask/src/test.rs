@@ -1,14 +1,15 @@
 //! `cargo xtask test`: everything that tests need, then all tests.
 //!
 //! Tests find what was built and fetched through environment variables: `ENGRAFT_BIN` (the
-//! command), `ENGRAFT_PLUGINS` (a folder), `ENGRAFT_SMOLLM2_GGUF` (a file) and
+//! command), `ENGRAFT_PLUGINS` and `ENGRAFT_EXAMPLES` (folders; the latter only where the tools for
+//! other languages can be installed), `ENGRAFT_SMOLLM2_GGUF` (a file) and
 //! `ENGRAFT_SMOLLM2_HF_BF16`, `_F16`, `_F32` (directories). Under a bare `cargo test`, tests that
 //! need one that is missing say to run this.
 
 use crate::cache::Cache;
 use crate::command::{self, cargo};
 use crate::host::{self, SELECTION};
-use crate::{fixtures, paths, plugins};
+use crate::{examples, fixtures, paths, plugins};
 use anyhow::Result;
 
 /// All tests of the repository, with what they need: engraft, plugins, SmolLM2.
@@ -30,6 +31,10 @@ pub fn run(args: &Args) -> Result<()> {
     host::build("engraft")?;
     variables.push(("ENGRAFT_BIN".to_owned(), paths::engraft()));
     variables.push(("ENGRAFT_PLUGINS".to_owned(), plugins_dir));
+    match examples::build_all() {
+        Ok(dir) => variables.push(("ENGRAFT_EXAMPLES".to_owned(), dir)),
+        Err(why) => println!("the plugins in C and Python are not tested here: {why:#}"),
+    }
     let test = |arguments: &[&[&str]]| {
         let mut command = cargo();
         command.args(arguments.concat());

@@ -28,7 +28,8 @@ impl Checkpoint {
         let reader = Reader::open(directory)?;
         let config = reader.config();
         let path = directory.join(CONFIG_FILE).display().to_string();
-        let plugin = find_plugin(plugin, std::slice::from_ref(&config.architecture), &path)?;
+        let architectures = std::slice::from_ref(&config.architecture);
+        let plugin = find_plugin(plugin, architectures, &path, Plugin::accepts_checkpoint)?;
         let mut session = plugin.session()?;
         let dialect = plugin.identity().dialects.first().cloned().unwrap_or_default();
         let dtype = |name: &str, precision: Precision| {
@@ -84,17 +85,16 @@ impl Checkpoint {
     /// beside it where it is another. A checkpoint that says nothing is itself the source, and is
     /// read whole.
     fn provenance(&self) -> Result<Value, ConvertError> {
-        let ours = provenance::of_plugin(&self.plugin);
         let Some(known) = self.reader.provenance() else {
             let files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| self.directory.join(name));
             let options = json!({ "dtype": self.config().dtype.config_name() });
             return provenance::of_source(&self.plugin, "checkpoint", &files, options);
         };
         let mut known = known.clone();
-        if known.get("plugin") != Some(&ours)
+        if !provenance::is_by(&known, &self.plugin)
             && let Some(map) = known.as_object_mut()
         {
-            map.insert("graph_plugin".into(), ours);
+            map.insert("graph_plugin".into(), provenance::of_plugin(&self.plugin));
         }
         Ok(known)
     }

@@ -10,13 +10,18 @@ pub mod build;
 mod error;
 mod model;
 mod pipeline;
+mod probe;
 mod provenance;
 
 pub use error::ConvertError;
-pub use pipeline::{Options, Pipeline};
+pub use pipeline::{Cost, Options, Pipeline};
 
-/// `llama 0.1.0`, as a plugin is named to people.
+/// `llama 0.1.0`, as a plugin is named to people; `mine 0.1.0 on llama 0.1.0` for a manifest.
 fn display_name(plugin: &engraft_plugin::Plugin) -> String {
-    let identity = plugin.identity();
-    format!("{} {}", identity.name, identity.version)
+    let (own, component) = (plugin.identity(), plugin.component());
+    let name = format!("{} {}", own.name, own.version);
+    match plugin.manifest() {
+        None => name,
+        Some(_) => format!("{name} on {} {}", component.name, component.version),
+    }
 }

@@ -7,7 +7,8 @@ use engraft_compile::{BuildOptions, Built};
 use engraft_files::FileError;
 use engraft_ir::{DType, Graph, PlaceKind};
 use engraft_plugin::{
-    Field, FindError, Limits, Plugin, Refusal, Session, Setting, Shelf, nest, resolve, unread,
+    Field, FindError, Limits, Plugin, Reading, Refusal, Session, Setting, Shelf, Used, nest,
+    readings, resolve, unread,
 };
 use engraft_source::Source;
 use engraft_weights::{Parameter, Plan, Precision};
@@ -35,7 +36,19 @@ pub struct Pipeline {
     left_out: Vec<(String, String)>,
     unread: Vec<String>,
     unused: Vec<(String, String)>,
-    cost: (u64, usize),
+    idle_renames: Vec<String>,
+    cost: Cost,
+}
+
+/// What asking a plugin about a model took of its [`Limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Instructions.
+    pub fuel: u64,
+    /// Bytes of its memory, at most.
+    pub memory: usize,
+    /// Of what we count ourselves.
+    pub used: Used,
 }
 
 impl Pipeline {
@@ -49,7 +62,26 @@ impl Pipeline {
             options.plugin.as_deref(),
             &source.architectures(),
             &source.path().display().to_string(),
+            Plugin::accepts,
         )?;
+        Pipeline::of(source, plugin, options.dtype)
+    }
+
+    /// The same with a plugin that is loaded already.
+    ///
+    /// # Errors
+    /// As [`Pipeline::open`].
+    pub fn open_with(
+        plugin: &Plugin,
+        model: &Path,
+        dtype: Option<DType>,
+    ) -> Result<Pipeline, ConvertError> {
+        let source = Source::open(model)?;
+        let plugin = own(plugin.clone(), &source.architectures(), Plugin::accepts)?;
+        Pipeline::of(source, plugin, dtype)
+    }
+
+    fn of(source: Source, plugin: Plugin, dtype: Option<DType>) -> Result<Pipeline, ConvertError> {
         let name = display_name(&plugin);
         let dialect = source.dialect();
         if !plugin.identity().dialects.iter().any(|d| d == dialect) {
@@ -57,15 +89,28 @@ impl Pipeline {
             return Err(ConvertError::Dialect { plugin: name, dialects, dialect: dialect.into() });
         }
         let mut session = plugin.session()?;
-        let dtype = options.dtype.unwrap_or_else(|| source.dtype());
-        let (config, unread) = configure(&mut session, &name, &source, dtype)?;
+        let dtype = dtype.unwrap_or_else(|| source.dtype());
+        let (config, unread) = configure(&mut session, &plugin, &source, dtype)?;
         let path = source.config_path().display().to_string();
         let stored = |_: &str, precision: Precision| precision.dtype(dtype);
         let described = describe(&mut session, &name, &config, path, dialect, &stored)?;
         let Described { parameters, left_out, graph } = described;
-        let cost = (session.fuel_used(), session.memory_peak());
+        let idle_renames = session.idle_renames(source.tensors().keys().map(String::as_str))?;
+        let (fuel, memory) = (session.fuel_used(), session.memory_peak());
+        let cost = Cost { fuel, memory, used: session.used() };
         let unused = Plan::new(&source, &parameters, dtype, &left_out)?.left_out().to_vec();
-        Ok(Pipeline { source, plugin, config, graph, parameters, left_out, unread, unused, cost })
+        Ok(Pipeline {
+            source,
+            plugin,
+            config,
+            graph,
+            parameters,
+            left_out,
+            unread,
+            unused,
+            idle_renames,
+            cost,
+        })
     }
 
     /// What is converted.
@@ -112,13 +157,33 @@ impl Pipeline {
         ConvertError::Refused { refusal, config }
     }
 
-    /// What asking the plugin took: instructions, and bytes of its memory.
-    pub fn cost(&self) -> (u64, usize) {
+    /// What asking the plugin took.
+    pub fn cost(&self) -> Cost {
         self.cost
     }
 
+    /// What the plugin may use up.
+    pub fn limits(&self) -> &Limits {
+        self.plugin.limits()
+    }
+
+    /// Every parameter and what it is made of, in the order of places.
+    pub fn origins(&self) -> &[(PlaceKind, Parameter)] {
+        &self.parameters
+    }
+
+    /// What the fields that the plugin reads of the source's config come to.
+    ///
+    /// # Errors
+    /// As [`Pipeline::open`], which has read them already.
+    pub fn readings(&self) -> Result<Vec<Reading>, ConvertError> {
+        let declared = self.plugin.session()?.source_fields(self.source.dialect())?;
+        let has_tensor = |name: &str| self.source.tensors().contains_key(name);
+        Ok(readings(&declared, self.source.config(), &has_tensor)?)
+    }
+
     /// How every weight comes out of the source.
-    fn plan(&self) -> Result<Plan<'_>, ConvertError> {
+    pub(crate) fn plan(&self) -> Result<Plan<'_>, ConvertError> {
         Ok(Plan::new(&self.source, &self.parameters, self.config.dtype, &self.left_out)?)
     }
 
@@ -146,6 +211,11 @@ impl Pipeline {
     /// Source tensors that are left out, each with the plugin's reason.
     pub fn unused_tensors(&self) -> &[(String, String)] {
         &self.unused
+    }
+
+    /// Renames of a manifest that are about no tensor of this model.
+    pub fn idle_renames(&self) -> &[String] {
+        &self.idle_renames
     }
 
     /// How many numbers the model has; tied ones count once.
@@ -204,6 +274,7 @@ pub(crate) fn find_plugin(
     named: Option<&str>,
     architectures: &[String],
     model: &str,
+    accepts: fn(&Plugin, &str) -> bool,
 ) -> Result<Plugin, ConvertError> {
     let shelf = Shelf::standard();
     let limits = Limits::standard().map_err(FindError::from)?;
@@ -213,13 +284,20 @@ pub(crate) fn find_plugin(
         };
         return Ok(shelf.for_architecture(first, &limits)?);
     };
-    let plugin = Plugin::load(&shelf.find(name)?, &limits)?;
-    let accepts = &plugin.identity().accepts;
+    own(Plugin::load(&shelf.find(name)?, &limits)?, architectures, accepts)
+}
+
+/// The plugin, if the model is its own.
+fn own(
+    plugin: Plugin,
+    architectures: &[String],
+    accepts: fn(&Plugin, &str) -> bool,
+) -> Result<Plugin, ConvertError> {
     match architectures.first() {
-        Some(first) if !accepts.contains(first) => Err(ConvertError::NotItsOwn {
+        Some(first) if !accepts(&plugin, first) => Err(ConvertError::NotItsOwn {
             plugin: display_name(&plugin),
             architecture: engraft_diagnostic::escape(first),
-            accepts: accepts.join(", "),
+            accepts: plugin.identity().accepts.join(", "),
         }),
         _ => Ok(plugin),
     }
@@ -228,7 +306,7 @@ pub(crate) fn find_plugin(
 /// The source's config as a checkpoint's, and the keys that nobody read.
 fn configure(
     session: &mut Session,
-    plugin: &str,
+    plugin: &Plugin,
     source: &Source,
     dtype: DType,
 ) -> Result<(Config, Vec<String>), ConvertError> {
@@ -251,13 +329,16 @@ fn configure(
         base_fields().iter().chain(&own).map(|field| first(&field.path)).collect();
     if let Some(stray) = configured.iter().find(|s| !known.contains(&first(&s.path))) {
         return Err(ConvertError::Undeclared {
-            plugin: plugin.to_string(),
+            plugin: display_name(plugin),
             field: engraft_diagnostic::escape(&stray.path),
         });
     }
     let mut json = nest(&configured);
-    if let Some(architecture) = source.architectures().first() {
-        json.entry("architecture").or_insert_with(|| architecture.as_str().into());
+    let said = source.architectures().into_iter().next();
+    // A manifest's model is, from here on, one of the plugin's that it stands on.
+    let known = plugin.manifest().map(|manifest| manifest.architecture().to_owned());
+    if let Some(architecture) = known.or(said) {
+        json.entry("architecture").or_insert_with(|| architecture.into());
     }
     json.insert("dtype".into(), dtype.config_name().into());
     fill(&mut json, &own)?;

@@ -2,7 +2,7 @@
 
 use crate::ConvertError;
 use engraft_files::digest;
-use engraft_plugin::Plugin;
+use engraft_plugin::{Identity, Plugin};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -27,8 +27,18 @@ pub(crate) fn of_source(
     }))
 }
 
-/// Name, version and SHA-256 of a plugin.
+/// Name, version and SHA-256 of a plugin; of a manifest its own, and those of what it stands on.
 pub(crate) fn of_plugin(plugin: &Plugin) -> Value {
-    let identity = plugin.identity();
-    json!({ "name": identity.name, "version": identity.version, "sha256": plugin.sha256() })
+    let of = |identity: &Identity, sha256: &str| json!({ "name": identity.name, "version": identity.version, "sha256": sha256 });
+    let component = of(plugin.component(), plugin.sha256());
+    let Some(manifest) = plugin.manifest() else { return component };
+    let mut all = of(plugin.identity(), manifest.sha256());
+    all["stands_on"] = component;
+    all
+}
+
+/// Whether the graph of what has this provenance is by a plugin: by itself, or by its component.
+pub(crate) fn is_by(provenance: &Value, plugin: &Plugin) -> bool {
+    let wrote = |plugin: &Value| plugin.get("stands_on").unwrap_or(plugin).clone();
+    provenance.get("plugin").map(wrote) == Some(wrote(&of_plugin(plugin)))
 }

@@ -11,6 +11,7 @@
 //! Nothing here looks into a message to find out what happened; every text of a guest is escaped.
 
 use crate::limits::VARIABLE;
+use crate::manifest::ManifestError;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_ir::PlaceKind;
 use std::fmt;
@@ -148,6 +149,9 @@ pub enum Problem {
     /// It was called again after it had stopped, or before `open`.
     #[error("{0}")]
     Misused(&'static str),
+    /// It is a manifest, and something is wrong with that.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
 }
 
 /// A plugin that could not be loaded, that broke the contract, or that was stopped.
@@ -204,6 +208,7 @@ impl std::error::Error for PluginError {}
 impl Diagnostic for PluginError {
     fn code(&self) -> Code {
         Code(match *self.kind {
+            Problem::Manifest(ref error) => return error.code(),
             Problem::Unreadable(_) => 215,
             Problem::NoThread(_) => 217,
             Problem::TooLarge { .. } | Problem::NotAComponent(_) | Problem::Invalid(_) => 203,
@@ -228,12 +233,17 @@ impl Diagnostic for PluginError {
             Problem::Unreadable(_) => Fault::Usage,
             Problem::NoThread(_) => Fault::Limit,
             Problem::Misused(_) => Fault::Bug,
+            Problem::Manifest(ref error) => error.fault(),
             _ => Fault::Plugin,
         }
     }
 
     fn location(&self) -> Option<String> {
         let mut at = Vec::new();
+        if let Problem::Manifest(error) = &*self.kind {
+            at.push(self.plugin.clone());
+            at.extend(error.location());
+        }
         if !self.function.is_empty() {
             at.push(format!("`{}` of plugin {}", self.function, self.plugin));
         }
@@ -247,6 +257,7 @@ impl Diagnostic for PluginError {
             Some(format!("if you trust it, raise the limit: {VARIABLE}={setting}={value}"))
         };
         let help = match *self.kind {
+            Problem::Manifest(ref error) => return error.help(),
             Problem::Unreadable(_) => "check the path given to `--plugin`",
             Problem::NoThread(_) => "raise the limit on processes or memory",
             Problem::TooLarge { size, .. } => return raise("component_bytes", size),

@@ -2,16 +2,17 @@
 
 use crate::error::PluginError;
 use crate::load::Plugin;
+use crate::manifest::{is_manifest, is_toml};
 use crate::recorder::nearest;
 use crate::{Limits, LimitsError};
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A plugin's file.
+/// A plugin's file: a component or a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its file's name without `.wasm`.
+    /// Its file's name without `.wasm` or `.toml`.
     pub name: String,
     /// The file.
     pub path: PathBuf,
@@ -146,20 +147,34 @@ impl Shelf {
         Shelf { folders: folders.into_iter().collect() }
     }
 
-    /// Every plugin file on the shelf, by name. Nothing is loaded.
+    /// The same with another folder before them.
+    pub(crate) fn with_first(mut self, folder: &Path) -> Shelf {
+        self.folders.insert(0, folder.to_owned());
+        self
+    }
+
+    /// The folders.
+    pub(crate) fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// Every component and manifest on the shelf, by name; of one name, a component comes before a
+    /// manifest. Nothing is loaded.
     pub fn all(&self) -> Vec<Found> {
         let mut all = BTreeMap::new();
         for entry in self.folders.iter().filter_map(|dir| dir.read_dir().ok()).flatten().flatten() {
             let path = entry.path();
-            let is_plugin = path.extension().is_some_and(|ext| ext == "wasm") && path.is_file();
-            if let Some(name) = path.file_stem().filter(|_| is_plugin) {
-                all.entry(name.to_string_lossy().into_owned()).or_insert(path);
+            let component = path.extension().is_some_and(|ext| ext == "wasm") && path.is_file();
+            if let Some(name) = path.file_stem().filter(|_| component || is_manifest(&path)) {
+                let key = (name.to_string_lossy().into_owned(), !component);
+                all.entry(key).or_insert(path);
             }
         }
-        all.into_iter().map(|(name, path)| Found { name, path }).collect()
+        all.into_iter().map(|((name, _), path)| Found { name, path }).collect()
     }
 
-    /// The file of a plugin that is given as a path or by its name, with or without `.wasm`.
+    /// The file of a plugin that is given as a path or by its name, with or without `.wasm` or
+    /// `.toml`.
     ///
     /// # Errors
     /// [`FindError::NoSuch`]
@@ -168,8 +183,14 @@ impl Shelf {
         if path.is_file() {
             return Ok(path.to_owned());
         }
-        let name = name_or_path.strip_suffix(".wasm").unwrap_or(name_or_path);
-        let all = self.all();
+        let mut all = self.all();
+        let mut name = name_or_path;
+        for (ending, manifest) in [(".wasm", false), (".toml", true)] {
+            if let Some(stem) = name_or_path.strip_suffix(ending) {
+                name = stem;
+                all.retain(|found| is_toml(&found.path) == manifest);
+            }
+        }
         if let Some(found) = all.iter().find(|found| found.name == name) {
             return Ok(found.path.clone());
         }

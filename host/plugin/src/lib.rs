@@ -11,7 +11,8 @@
 //! - the same component and the same settings give the same answers ([`Plugin::check_determinism`]
 //!   tries to show the contrary), and in every dialect the same model
 //!   ([`Plugin::check_dialects`]);
-//! - one session is one store, never used again after a trap.
+//! - one session is one store, never used again after a trap;
+//! - a [`Manifest`] stands on a plugin and changes nothing but names that a source has.
 
 mod budget;
 mod bulk;
@@ -22,15 +23,20 @@ mod error;
 mod find;
 mod limits;
 mod load;
+mod manifest;
+mod reading;
 mod recorder;
 mod session;
 mod settings;
 mod v0_1;
 
+pub use budget::Used;
 pub use bulk::Bulk;
 pub use error::{Exhausted, PluginError, Problem, Refusal};
 pub use find::{FindError, Found, Shelf};
 pub use limits::{Limits, LimitsError};
 pub use load::{Identity, Plugin};
+pub use manifest::{Manifest, ManifestError, Rename, is_manifest};
+pub use reading::{Reading, Said, readings};
 pub use session::{Outline, Session};
 pub use settings::{Fallback, Field, Kind, Setting, SettingsError, Value, nest, resolve, unread};

@@ -8,6 +8,7 @@ use crate::budget::{check_name, within};
 use crate::bulk::{self, Bulk};
 use crate::compile::{compile, engine};
 use crate::error::{PluginError, Problem};
+use crate::manifest::{self, Manifest};
 use crate::session::Session;
 use crate::v0_1::{self, Linked, Live};
 use engraft_diagnostic::escape;
@@ -39,6 +40,8 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub struct Plugin {
     inner: Arc<Inner>,
+    /// Where this is what a manifest makes of it.
+    manifest: Option<Arc<Manifest>>,
 }
 
 struct Inner {
@@ -60,11 +63,17 @@ impl Plugin {
     /// The contract that every plugin speaks which loads.
     pub const CONTRACT: &str = v0_1::CONTRACT;
 
-    /// Loads a plugin from a file.
+    /// Loads a plugin from a file: a component, or a manifest (`.toml`) with the component that it
+    /// stands on.
     ///
     /// # Errors
-    /// [`PluginError`] where the file cannot be read or [`Plugin::from_bytes`] refuses it.
+    /// [`PluginError`] where the file cannot be read, [`Plugin::from_bytes`] refuses it, or a
+    /// manifest does not fit its component.
     pub fn load(path: &Path, limits: &Limits) -> Result<Plugin, PluginError> {
+        if manifest::is_toml(path) {
+            let (plugin, manifest) = manifest::load(path, limits)?;
+            return Ok(Plugin { manifest: Some(Arc::new(manifest)), ..plugin });
+        }
         let name = path.display().to_string();
         let error = |problem| PluginError::new(&name, "", "", problem);
         let unreadable = |e: std::io::Error| error(Problem::Unreadable(e.to_string()));
@@ -111,7 +120,7 @@ impl Plugin {
         let limits = limits.clone();
         let mut inner = Inner { linked, identity, sha256, bytes: size, bulk, limits };
         inner.identity = Plugin::identify(&inner)?;
-        Ok(Plugin { inner: Arc::new(inner) })
+        Ok(Plugin { inner: Arc::new(inner), manifest: None })
     }
 
     fn identify(inner: &Inner) -> Result<Identity, PluginError> {
@@ -123,8 +132,18 @@ impl Plugin {
         Ok(identity)
     }
 
-    /// Who it is.
+    /// Who it is; of a manifest, who that says it is.
     pub fn identity(&self) -> &Identity {
+        self.manifest.as_ref().map_or(&self.inner.identity, |manifest| manifest.identity())
+    }
+
+    /// The manifest that stands on its component, where it was loaded from one.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_deref()
+    }
+
+    /// Who its component is.
+    pub fn component(&self) -> &Identity {
         &self.inner.identity
     }
 
@@ -146,6 +165,11 @@ impl Plugin {
     /// Whether it says that a model is its own.
     pub fn accepts(&self, architecture: &str) -> bool {
         self.identity().accepts.iter().any(|own| own == architecture)
+    }
+
+    /// Whether it says that a checkpoint is its own: of a manifest, what its component wrote.
+    pub fn accepts_checkpoint(&self, architecture: &str) -> bool {
+        self.accepts(architecture) || self.inner.identity.accepts.iter().any(|o| o == architecture)
     }
 
     /// What it may use up.
@@ -260,7 +284,7 @@ fn split_version(name: &str) -> (&str, Option<&str>) {
 }
 
 /// Whether a plugin's own words about itself can be used as a name in a listing and a file.
-fn check_identity(identity: &Identity, limits: &Limits) -> Result<(), String> {
+pub(crate) fn check_identity(identity: &Identity, limits: &Limits) -> Result<(), String> {
     let Identity { name, version, accepts, dialects, doc } = identity;
     let word = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
     for (what, text) in [("name", name), ("version", version)] {

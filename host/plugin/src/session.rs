@@ -3,9 +3,10 @@
 //! Calls run on a thread of ours with a stack of known size: a guest's stack is the host's, and
 //! one that is too small would end the process and not the guest.
 
-use crate::budget::{check_name, check_parameters, within};
+use crate::budget::{Used, check_name, check_parameters, within};
 use crate::error::{PluginError, Problem, Refusal};
 use crate::load::Plugin;
+use crate::manifest::{Manifest, ManifestError, Met};
 use crate::recorder::Recorder;
 use crate::settings::{Field, Setting, check_fields};
 use crate::v0_1::Live;
@@ -40,8 +41,11 @@ pub struct Session {
     /// None once it has trapped: a store is never entered again after that.
     live: Option<Live>,
     outline: Option<Outline>,
+    /// What a manifest's renames were for.
+    met: Met,
     fuel_used: u64,
     memory_peak: usize,
+    used: Used,
 }
 
 impl Session {
@@ -50,7 +54,16 @@ impl Session {
         let live = plugin
             .on_thread(|| Live::new(plugin.linked(), &limits))
             .and_then(|live| live.map_err(|error| plugin.trapped("instantiate", &error)))?;
-        Ok(Session { plugin, live: Some(live), outline: None, fuel_used: 0, memory_peak: 0 })
+        let (outline, met) = (None, Met::default());
+        Ok(Session {
+            plugin,
+            live: Some(live),
+            outline,
+            met,
+            fuel_used: 0,
+            memory_peak: 0,
+            used: Used::default(),
+        })
     }
 
     /// What the plugin reads of a source's config in a dialect.
@@ -60,7 +73,8 @@ impl Session {
     pub fn source_fields(&mut self, dialect: &str) -> Result<Vec<Field>, PluginError> {
         let fields = self.call("source-fields", |live| live.source_fields(dialect))?;
         self.checked("source-fields", check_fields(&fields, self.plugin.limits()))?;
-        Ok(fields)
+        // Those that the manifest was fitted to when it was loaded.
+        Ok(self.plugin.manifest().map_or(fields, Manifest::model_fields))
     }
 
     /// The architecture's own fields of a checkpoint's config, beside the base fields.
@@ -76,13 +90,21 @@ impl Session {
         dialect: &str,
         settings: &[Setting],
     ) -> Result<Result<Vec<Setting>, Refusal>, PluginError> {
+        let named = self.plugin.manifest().map(|manifest| manifest.plugin_settings(settings));
+        let named = named.transpose().map_err(|error| self.mistaken(error))?;
+        let settings = named.as_deref().unwrap_or(settings);
         let answer = self.call("configure", |live| live.configure(dialect, settings))?;
         match answer {
             Ok(settings) => {
                 self.checked("configure", self.check_settings(&settings))?;
                 Ok(Ok(settings))
             }
-            Err(refusal) => Ok(Err(self.refusal(refusal))),
+            Err((mut subject, reason)) => {
+                if let Some(manifest) = self.plugin.manifest() {
+                    subject = manifest.called_field(&subject).to_owned();
+                }
+                Ok(Err(self.refusal((subject, reason))))
+            }
         }
     }
 
@@ -140,9 +162,14 @@ impl Session {
         dialect: &str,
     ) -> Result<(Vec<Parameter>, usize), PluginError> {
         let answer = self.call("parameters", |live| live.parameters(place, dialect));
-        let parameters = answer.map_err(|e| e.at(place))?;
+        let mut parameters = answer.map_err(|e| e.at(place))?;
         let checked = check_parameters(&parameters, self.plugin.limits());
         let kept = self.checked("parameters", checked).map_err(|e| e.at(place))?;
+        if let Some(manifest) = self.plugin.manifest() {
+            let limits = self.plugin.limits();
+            let renamed = manifest.rename_parameters(&mut parameters, &mut self.met, limits);
+            renamed.map_err(|error| self.mistaken(error).at(place))?;
+        }
         Ok((parameters, kept))
     }
 
@@ -154,7 +181,28 @@ impl Session {
             .map_err(|e| e.to_string())
             .and_then(|()| all.iter().try_for_each(|(glob, _)| check_name(glob, limits)));
         self.checked("unused", check)?;
+        let all = match self.plugin.manifest() {
+            None => all,
+            Some(manifest) => {
+                let all = manifest.rename_unused(all, &mut self.met);
+                all.map_err(|error| self.mistaken(error))?
+            }
+        };
         Ok(all.into_iter().map(|(glob, reason)| (glob, escape(&reason))).collect())
+    }
+
+    /// Once everything was asked: which of a manifest's renames of tensors were about none, each by
+    /// what the plugin would call it. `tensors` are all of the model's.
+    ///
+    /// # Errors
+    /// [`PluginError`] at a rename that leads to a tensor which the model has, and the plugin has
+    /// nothing of its name.
+    pub fn idle_renames<'n>(
+        &self,
+        tensors: impl Iterator<Item = &'n str> + Clone,
+    ) -> Result<Vec<String>, PluginError> {
+        let Some(manifest) = self.plugin.manifest() else { return Ok(Vec::new()) };
+        manifest.check_renames(&self.met, tensors).map_err(|error| self.mistaken(error))
     }
 
     /// Writes the whole graph. `dtype` says how a weight, by its whole name and the precision
@@ -181,6 +229,7 @@ impl Session {
             self.recorder(|r| r.finish(&returned)).and_then(|done| done.map_err(wrong))?;
         }
         let recorder = self.call("write", Live::take_back)?;
+        self.used = recorder.used();
         recorder
             .into_graph(outline.vocabulary)
             .map_err(|problem| self.plugin.error("write", problem).at(PlaceKind::Head))
@@ -194,6 +243,11 @@ impl Session {
     /// The most bytes of linear memory that it has had.
     pub fn memory_peak(&self) -> usize {
         self.memory_peak
+    }
+
+    /// What the last graph that it wrote took of our own counts.
+    pub fn used(&self) -> Used {
+        self.used
     }
 
     /// Runs a call; a session whose call traps is over.
@@ -231,6 +285,12 @@ impl Session {
         check: Result<T, String>,
     ) -> Result<T, PluginError> {
         check.map_err(|why| self.plugin.error(function, Problem::Answer(why)))
+    }
+
+    /// A manifest's mistake that showed only now; its author's, and not the component's.
+    fn mistaken(&self, error: ManifestError) -> PluginError {
+        let identity = self.plugin.identity();
+        PluginError::new(&identity.name, &identity.version, "", error.into())
     }
 
     fn refusal(&self, (subject, reason): (String, String)) -> Refusal {

@@ -45,7 +45,7 @@ fn kind_of(path: &Path) -> Kind {
     let ends = |ending: &str| path.extension().is_some_and(|e| e == ending);
     if ends("engine") || path.join(ENGINE_FILE).exists() {
         Kind::Engine
-    } else if ends("wasm") {
+    } else if ends("wasm") || engraft_plugin::is_manifest(path) {
         Kind::Plugin
     } else if path.join(engraft_checkpoint::WEIGHTS_FILE).exists() {
         Kind::Checkpoint
@@ -139,9 +139,12 @@ impl Inspect {
             row("accepts", escape(&identity.accepts.join(", "))),
             row("dialects", escape(&identity.dialects.join(", "))),
             row("contract", Plugin::CONTRACT),
-            row("file", bytes(plugin.size())),
+            row("component", bytes(plugin.size())),
             row("sha256", plugin.sha256()),
         ];
+        if plugin.manifest().is_some() {
+            rows.extend(manifest_rows(&plugin));
+        }
         let mut json = identity_json(&plugin);
         json["kind"] = json!("plugin");
         for dialect in &identity.dialects {
@@ -233,6 +236,31 @@ fn row(name: &str, value: impl Into<String>) -> (String, String) {
     (name.to_string(), value.into())
 }
 
+/// What a manifest says of the plugin that it stands on.
+fn manifest_rows(plugin: &Plugin) -> Vec<(String, String)> {
+    let component = plugin.component();
+    let Some(manifest) = plugin.manifest() else { return Vec::new() };
+    let mut rows = vec![
+        row("stands on", format!("{} {}", escape(&component.name), escape(&component.version))),
+        row("as", escape(manifest.architecture())),
+        row("manifest", format!("sha256 {}", manifest.sha256())),
+    ];
+    let renamed = |(known, called): (&str, &str)| row("renames", escape_both(known, called));
+    rows.extend(manifest.renamed_fields().map(renamed));
+    rows.extend(manifest.renames().iter().map(|one| renamed((one.known(), one.called()))));
+    for (field, value) in manifest.constants() {
+        rows.push(row(
+            "always",
+            format!("{} is {}", escape(field), escape(&value.to_json().to_string())),
+        ));
+    }
+    rows
+}
+
+fn escape_both(known: &str, called: &str) -> String {
+    format!("{} is `{}`", escape(known), escape(called))
+}
+
 /// The files that lie beside, where there are such.
 fn beside(files: &[&str]) -> Option<(String, String)> {
     (!files.is_empty()).then(|| row("beside", files.join(", ")))
@@ -294,16 +322,15 @@ fn graph_rows(graph: &Graph) -> Vec<(String, String)> {
 
 fn provenance_rows(provenance: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| escape(value.as_str().unwrap_or("?"));
-    let plugin = &provenance["plugin"];
-    let mut rows = vec![row(
-        "plugin",
-        format!(
-            "{} {}, sha256 {}",
-            text(&plugin["name"]),
-            text(&plugin["version"]),
-            text(&plugin["sha256"])
-        ),
-    )];
+    let plugin_text = |plugin: &Value| {
+        let [name, version, sha256] = ["name", "version", "sha256"].map(|key| text(&plugin[key]));
+        format!("{name} {version}, sha256 {sha256}")
+    };
+    let mut rows = vec![row("plugin", plugin_text(&provenance["plugin"]))];
+    let component = &provenance["plugin"]["stands_on"];
+    if component.is_object() {
+        rows.push(row("stands on", plugin_text(component)));
+    }
     for file in provenance["source"]["files"].as_array().into_iter().flatten() {
         rows.push(row(
             "made of",

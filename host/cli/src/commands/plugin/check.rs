@@ -147,6 +147,12 @@ impl Check {
             0 => report.passed("config", "every key is read, or says nothing about arithmetic"),
             n => report.warned("config", format!("{n} keys are read by nobody: see below")),
         }
+        for rename in pipeline.idle_renames() {
+            report.next(format!(
+                "the manifest renames `{}`, of which this model has nothing",
+                escape(rename)
+            ));
+        }
         for key in unread {
             report.next(format!(
                 "config key `{}` is read by nobody: declare it, or turn down what it may say",
