@@ -203,7 +203,7 @@ fn ask(
         session.parameters(place, dialect)?;
     }
     session.unused(dialect)?;
-    let graph = session.write(&|_| DType::BF16)?;
+    let graph = session.write(&|_, _| DType::BF16)?;
     let text = graph.to_string();
     assert_eq!(engraft_ir::parse(&text).expect("it reads back").to_string(), text);
     Ok(Outcome::Answered)

@@ -161,7 +161,7 @@ fn measure(subject: &mut Subject, layers: u32, limits: &Limits) -> Result<[f64; 
     for place in outline.places() {
         session.parameters(place, &subject.dialect)?;
     }
-    let graph = session.write(&|_| DType::BF16)?;
+    let graph = session.write(&|_, _| DType::BF16)?;
     let describe = lap();
     ensure!(graph.places.len() == layers as usize + 2, "it wrote {} places", graph.places.len());
     (subject.fuel, subject.memory) = (session.fuel_used(), session.memory_peak());

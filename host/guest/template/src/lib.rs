@@ -5,12 +5,8 @@
 
 use engraft_plugin_sdk::*;
 
-/// A model, its config settled: the sizes of every decoder, how queries and keys turn by their
-/// positions, and a field of its own.
 struct MyModel {
-    base: Base,
-    rope: Rope,
-    bias: bool,
+    decoder: Decoder,
 }
 
 impl Architecture for MyModel {
@@ -19,66 +15,56 @@ impl Architecture for MyModel {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     // 1. What `architectures` says in the config.json of its models.
     const ACCEPTS: &[&str] = &["MyModelForCausalLM"];
-    const DIALECTS: &[&str] = &["hugging-face"];
     const DOC: &str = "What `engraft plugin list` says of it.";
+    // 2. What its config calls fields of every decoder, where not as Llama's:
+    //    `&[("hidden_size", "n_embd")]`.
+    const NAMES: &[(&str, &str)] = &[];
 
-    // 2. What it reads of a config beside the fields of every decoder (`Base`, `Rope`).
+    // 3. What it reads of a config beside the fields of every decoder (`Base`, `Rope`).
     fn own() -> Vec<Field> {
         vec![flag("attention_bias", default(false), "Whether attention's layers have biases.")]
     }
 
-    // 3. What a config may ask for and is not written below: another value turns the model down.
+    // 4. What a config may ask for and is not written below: another value turns the model down.
     fn only() -> Vec<(&'static str, SettingValue)> {
         vec![("mlp_bias", false.into()), ("use_sliding_window", false.into())]
     }
 
+    // 5. The choices in which families differ: names of tensors, kinds of norms and feed-forward
+    //    layers, where norms stand, biases, scales; `Decoder` lists them all.
     fn open(config: &Settings) -> Result<MyModel, Refusal> {
-        let (base, rope) = (Base::open(config)?, Rope::open(config)?);
-        Ok(MyModel { base, rope, bias: config.get("attention_bias")? })
+        let decoder = Decoder {
+            bias: Biases::new(config.get("attention_bias")?, false),
+            rope: Some(Rope::open(config)?),
+            ..Decoder::new(Base::open(config)?)
+        };
+        Ok(MyModel { decoder })
     }
 }
 
+// 6. What no choice covers. Each function is as it would be if it were not here; leave out those
+//    that stay so. What they ask for are the model's parameters, what they compute is its graph.
 impl Model for MyModel {
-    fn base(&self) -> &Base {
-        &self.base
+    fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
-    // 4. Its parameters: each name in the checkpoint, and the tensors that it is made of.
-    fn parameters(&self, at: Place, dialect: &str) -> Vec<Parameter> {
-        let (base, hidden) = (&self.base, self.base.width());
-        let mut all = Parameters::new(at, dialect);
-        match at {
-            Place::Embed => {
-                all.linear("vocab_embedding", "model.embed_tokens", base.table(), false)
-            }
-            Place::Block(_) => all
-                .norm("input_layernorm", "input_layernorm", hidden)
-                .qkv(QKV, base, self.bias)
-                .linear("attention.dense", "self_attn.o_proj", [hidden, base.queries()], self.bias)
-                .norm("post_layernorm", "post_attention_layernorm", hidden)
-                .gated(base, false),
-            Place::Head => all.head("lm_head", base, false).norm("ln_f", "model.norm", hidden),
-        };
-        all.done()
+    fn block(&self, n: &Net, i: u32, x: Value) -> Value {
+        let x = n.add(x, self.attention(n, i, n.norm(x, "input_layernorm")));
+        n.add(x, self.feed_forward(n, i, n.norm(x, "post_layernorm")))
     }
 
-    // 5. Its operations, from token ids to logits. `carry` is what the place before returned.
-    fn write(&self, g: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {
-        let Base { head_width, rotated, epsilon, .. } = self.base;
-        let x = carry[0];
-        vec![match at {
-            Place::Embed => g.embedding(x, g.parameter("vocab_embedding.weight")),
-            Place::Block(_) => {
-                let h = g.norm(x, "input_layernorm", epsilon);
-                let [q, k, v] = g.qkv(h, &self.base, self.bias);
-                let turn = self.rope.rotary(head_width, rotated);
-                let a = g.attend(g.rotate(q, &turn), g.rotate(k, &turn), v, &self.base.attention());
-                let x = g.add(x, g.dense(a, "attention.dense", self.bias));
-                let h = g.norm(x, "post_layernorm", epsilon);
-                g.add(x, g.gated(h, "mlp", &self.base.activation, false))
-            }
-            Place::Head => g.dense(g.norm(x, "ln_f", epsilon), "lm_head", false),
-        }]
+    fn attention(&self, n: &Net, i: u32, x: Value) -> Value {
+        let [q, k, v] = n.qkv(x);
+        let [q, k] = n.head_norms([q, k]);
+        n.attend([q, k, v], &self.scores(i))
+    }
+
+    fn feed_forward(&self, n: &Net, _i: u32, x: Value) -> Value {
+        let (hidden, inner) = (self.decoder.base.width(), self.decoder.base.inside());
+        let gate = n.activate(n.dense(x, "mlp.fc", [inner, hidden], false));
+        let product = n.multiply(gate, n.dense(x, "mlp.gate", [inner, hidden], false));
+        n.dense(product, "mlp.proj", [hidden, inner], false)
     }
 }
 
