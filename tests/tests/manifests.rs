@@ -82,7 +82,9 @@ impl Renamed {
         let mut take = |key: &str| map.remove(key).unwrap();
         let (width, heads) = (take("hidden_size"), take("num_attention_heads"));
         let (groups, inner) = (take("num_key_value_heads"), take("intermediate_size"));
-        (take("rms_norm_eps"), take("rope_theta"));
+        for gone in ["rms_norm_eps", "rope_theta"] {
+            take(gone);
+        }
         map.insert("n_embd".into(), width);
         map.insert("attention".into(), json!({ "heads": heads, "groups": groups }));
         map.insert("ffn".into(), json!({ "width": inner }));
@@ -238,15 +240,14 @@ fn what_is_wrong_with_a_manifest_is_told() {
         (with("\"ffn.width\"", "\"ffn.size\""), 3, "EG0212", &["`ffn.size` is missing"]),
     ];
     for (manifest, exit, code, words) in cases {
-        let words: Vec<&str> = words.iter().copied().collect();
         let named = ["EG0302", "EG0301", "EG0212"].contains(code);
         if named {
             let (manifest, model) = (renamed.manifest(manifest), renamed.path("model"));
             let out = renamed.path("out");
             let args = ["compile", "--plugin", &manifest, "--model_dir", &model];
-            fails(&[&args[..], &["--output_dir", &out]].concat(), *exit, code, &words);
+            fails(&[&args[..], &["--output_dir", &out]].concat(), *exit, code, words);
         } else {
-            renamed.refused(manifest, *exit, code, &words);
+            renamed.refused(manifest, *exit, code, words);
         }
     }
 }
@@ -262,4 +263,14 @@ fn a_config_may_say_what_a_manifest_has_as_default_and_a_constant_only_alike() {
     renamed.config("rms_norm_eps", json!(1e-5));
     let words = &["`rms_norm_eps` is 0.00001", "always 1e-6", "`[defaults]`"];
     renamed.refused(MANIFEST, 3, "EG0246", words);
+}
+
+#[test]
+fn a_rename_of_a_part_that_the_model_lacks_is_told_by_the_check() {
+    let renamed = Renamed::new();
+    let more = "\"model.layers.*.q_norm\" = \"layer_*.qn\"\n[unused]";
+    let manifest = renamed.manifest(&MANIFEST.replacen("[unused]", more, 1));
+    let checked = works(&["plugin", "check", &manifest, "--model_dir", &renamed.path("model")]);
+    let told = "the manifest renames `model.layers.*.q_norm`, of which this model has nothing";
+    assert!(checked.contains(told), "{checked}");
 }

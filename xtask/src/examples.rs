@@ -135,12 +135,17 @@ fn clang() -> Result<&'static str> {
 }
 
 fn from_python(source: &Path, out: &Path) -> Result<()> {
+    // Its interpreter leaves byte code beside what it reads.
+    let copy = out.with_extension("source");
+    fs::create_dir_all(&copy).with_context(|| format!("cannot make {}", copy.display()))?;
+    for module in ["llama.py", "architecture.py"] {
+        fs::copy(source.join(module), copy.join(module))?;
+    }
     let python = python::environment(&Cache::open()?, "componentize", &[COMPONENTIZE])?;
     let mut make = Command::new("timeout");
     make.arg(MINUTES.to_string() + "m").arg(python.with_file_name("componentize-py"));
     make.arg("-d").arg(paths::root().join("wit/v0.1")).args(["-w", "plugin"]);
     // The interpreter asks for a system that a plugin has not: what it asks for traps instead.
-    make.args(["componentize", "--stub-wasi", "-p"]).arg(source).arg("-o").arg(out).arg("llama");
-    make.env("PYTHONDONTWRITEBYTECODE", "1");
+    make.args(["componentize", "--stub-wasi", "-p"]).arg(&copy).arg("-o").arg(out).arg("llama");
     command::run(&mut make)
 }

@@ -104,8 +104,9 @@ impl Diagnostic for FindError {
                 if !near.is_empty() {
                     help = format!("the nearest are {}; ", near.join(", "));
                 }
-                help += "say `--plugin PATH` with one of your own, or write one: a folder under \
-                         `plugins/` on the SDK, then `cargo xtask plugins`";
+                help += "say `--plugin PATH` with one of your own; write a manifest where it is a \
+                         known one by other names (docs/manifests.md); or write a plugin: `engraft \
+                         plugin new NAME` (`cargo xtask plugins` builds the bundled ones)";
                 for one in broken {
                     help += &format!("\nskipped {one}");
                 }
