@@ -17,6 +17,12 @@ extern void __wasm_import_engraft_plugin_graph_method_rotary_scale_llama3(int32_
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]rotary.scale-yarn")))
 extern void __wasm_import_engraft_plugin_graph_method_rotary_scale_yarn(int32_t, double, double, double, int32_t, double, int32_t);
 
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]rotary.untruncated")))
+extern void __wasm_import_engraft_plugin_graph_method_rotary_untruncated(int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]rotary.scale-long")))
+extern void __wasm_import_engraft_plugin_graph_method_rotary_scale_long(int32_t, uint8_t *, size_t, uint8_t *, size_t, double, int32_t);
+
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]rotary.interleaved")))
 extern void __wasm_import_engraft_plugin_graph_method_rotary_interleaved(int32_t);
 
@@ -35,6 +41,36 @@ extern void __wasm_import_engraft_plugin_graph_method_attention_softcap(int32_t,
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]attention.alibi")))
 extern void __wasm_import_engraft_plugin_graph_method_attention_alibi(int32_t, uint8_t *, size_t);
 
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]attention.sinks")))
+extern void __wasm_import_engraft_plugin_graph_method_attention_sinks(int32_t, int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]attention.latent")))
+extern void __wasm_import_engraft_plugin_graph_method_attention_latent(int32_t, int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[constructor]mixture")))
+extern int32_t __wasm_import_engraft_plugin_graph_constructor_mixture(int32_t, uint8_t *, size_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]mixture.sigmoid")))
+extern void __wasm_import_engraft_plugin_graph_method_mixture_sigmoid(int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]mixture.renormalize")))
+extern void __wasm_import_engraft_plugin_graph_method_mixture_renormalize(int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]mixture.scale")))
+extern void __wasm_import_engraft_plugin_graph_method_mixture_scale(int32_t, double);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]mixture.prefer")))
+extern void __wasm_import_engraft_plugin_graph_method_mixture_prefer(int32_t, int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]mixture.groups")))
+extern void __wasm_import_engraft_plugin_graph_method_mixture_groups(int32_t, int32_t, int32_t, int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]mixture.biases")))
+extern void __wasm_import_engraft_plugin_graph_method_mixture_biases(int32_t, int32_t, int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]mixture.bounded")))
+extern void __wasm_import_engraft_plugin_graph_method_mixture_bounded(int32_t, double, double);
+
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.parameter")))
 extern int32_t __wasm_import_engraft_plugin_graph_method_builder_parameter(int32_t, uint8_t *, size_t);
 
@@ -47,11 +83,17 @@ extern int32_t __wasm_import_engraft_plugin_graph_method_builder_embedding(int32
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.linear")))
 extern int32_t __wasm_import_engraft_plugin_graph_method_builder_linear(int32_t, int32_t, int32_t, int32_t, int32_t);
 
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.linear-heads")))
+extern int32_t __wasm_import_engraft_plugin_graph_method_builder_linear_heads(int32_t, int32_t, int32_t, int32_t, int32_t, int32_t);
+
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.positions")))
 extern int32_t __wasm_import_engraft_plugin_graph_method_builder_positions(int32_t, int32_t);
 
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.split")))
 extern void __wasm_import_engraft_plugin_graph_method_builder_split(int32_t, int32_t, uint8_t *, size_t, uint8_t *);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.concat")))
+extern int32_t __wasm_import_engraft_plugin_graph_method_builder_concat(int32_t, uint8_t *, size_t, int32_t);
 
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.rms-norm")))
 extern int32_t __wasm_import_engraft_plugin_graph_method_builder_rms_norm(int32_t, int32_t, int32_t, double);
@@ -70,6 +112,15 @@ extern int32_t __wasm_import_engraft_plugin_graph_method_builder_rotate(int32_t,
 
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.attend")))
 extern int32_t __wasm_import_engraft_plugin_graph_method_builder_attend(int32_t, int32_t, int32_t, int32_t, int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.mix")))
+extern int32_t __wasm_import_engraft_plugin_graph_method_builder_mix(int32_t, int32_t, int32_t, int32_t, int32_t, int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.convolve")))
+extern int32_t __wasm_import_engraft_plugin_graph_method_builder_convolve(int32_t, int32_t, int32_t, int32_t, int32_t);
+
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.recur")))
+extern int32_t __wasm_import_engraft_plugin_graph_method_builder_recur(int32_t, int32_t, int32_t, int32_t, int32_t);
 
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[method]builder.activate")))
 extern int32_t __wasm_import_engraft_plugin_graph_method_builder_activate(int32_t, int32_t, uint8_t *, size_t);
@@ -781,6 +832,21 @@ engraft_plugin_graph_borrow_attention_t engraft_plugin_graph_borrow_attention(en
   return (engraft_plugin_graph_borrow_attention_t) { arg.__handle };
 }
 
+__attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[resource-drop]mixture")))
+extern void __wasm_import_engraft_plugin_graph_mixture_drop(int32_t handle);
+
+void engraft_plugin_graph_mixture_drop_own(engraft_plugin_graph_own_mixture_t handle) {
+  __wasm_import_engraft_plugin_graph_mixture_drop(handle.__handle);
+}
+
+void engraft_plugin_graph_mixture_drop_borrow(engraft_plugin_graph_borrow_mixture_t handle) {
+  __wasm_import_engraft_plugin_graph_mixture_drop(handle.__handle);
+}
+
+engraft_plugin_graph_borrow_mixture_t engraft_plugin_graph_borrow_mixture(engraft_plugin_graph_own_mixture_t arg) {
+  return (engraft_plugin_graph_borrow_mixture_t) { arg.__handle };
+}
+
 __attribute__((__import_module__("engraft:plugin/graph@0.1.0"), __import_name__("[resource-drop]builder")))
 extern void __wasm_import_engraft_plugin_graph_builder_drop(int32_t handle);
 
@@ -1235,6 +1301,14 @@ void engraft_plugin_graph_method_rotary_scale_yarn(engraft_plugin_graph_borrow_r
   __wasm_import_engraft_plugin_graph_method_rotary_scale_yarn((self).__handle, factor, fast, slow, option, option1, (int32_t) (trained_context));
 }
 
+void engraft_plugin_graph_method_rotary_untruncated(engraft_plugin_graph_borrow_rotary_t self) {
+  __wasm_import_engraft_plugin_graph_method_rotary_untruncated((self).__handle);
+}
+
+void engraft_plugin_graph_method_rotary_scale_long(engraft_plugin_graph_borrow_rotary_t self, plugin_list_f64_t *short_, plugin_list_f64_t *long_, double attention_factor, uint32_t trained_context) {
+  __wasm_import_engraft_plugin_graph_method_rotary_scale_long((self).__handle, (uint8_t *) (*short_).ptr, (*short_).len, (uint8_t *) (*long_).ptr, (*long_).len, attention_factor, (int32_t) (trained_context));
+}
+
 void engraft_plugin_graph_method_rotary_interleaved(engraft_plugin_graph_borrow_rotary_t self) {
   __wasm_import_engraft_plugin_graph_method_rotary_interleaved((self).__handle);
 }
@@ -1258,6 +1332,47 @@ void engraft_plugin_graph_method_attention_softcap(engraft_plugin_graph_borrow_a
 
 void engraft_plugin_graph_method_attention_alibi(engraft_plugin_graph_borrow_attention_t self, plugin_list_f64_t *slopes) {
   __wasm_import_engraft_plugin_graph_method_attention_alibi((self).__handle, (uint8_t *) (*slopes).ptr, (*slopes).len);
+}
+
+void engraft_plugin_graph_method_attention_sinks(engraft_plugin_graph_borrow_attention_t self, engraft_plugin_graph_weight_t *weight) {
+  __wasm_import_engraft_plugin_graph_method_attention_sinks((self).__handle, (int32_t) ((*weight).index));
+}
+
+void engraft_plugin_graph_method_attention_latent(engraft_plugin_graph_borrow_attention_t self, uint32_t value_width) {
+  __wasm_import_engraft_plugin_graph_method_attention_latent((self).__handle, (int32_t) (value_width));
+}
+
+engraft_plugin_graph_own_mixture_t engraft_plugin_graph_constructor_mixture(uint32_t chosen, plugin_string_t *activation) {
+  int32_t ret = __wasm_import_engraft_plugin_graph_constructor_mixture((int32_t) (chosen), (uint8_t *) (*activation).ptr, (*activation).len);
+  return (engraft_plugin_graph_own_mixture_t) { ret };
+}
+
+void engraft_plugin_graph_method_mixture_sigmoid(engraft_plugin_graph_borrow_mixture_t self) {
+  __wasm_import_engraft_plugin_graph_method_mixture_sigmoid((self).__handle);
+}
+
+void engraft_plugin_graph_method_mixture_renormalize(engraft_plugin_graph_borrow_mixture_t self) {
+  __wasm_import_engraft_plugin_graph_method_mixture_renormalize((self).__handle);
+}
+
+void engraft_plugin_graph_method_mixture_scale(engraft_plugin_graph_borrow_mixture_t self, double factor) {
+  __wasm_import_engraft_plugin_graph_method_mixture_scale((self).__handle, factor);
+}
+
+void engraft_plugin_graph_method_mixture_prefer(engraft_plugin_graph_borrow_mixture_t self, engraft_plugin_graph_weight_t *bias) {
+  __wasm_import_engraft_plugin_graph_method_mixture_prefer((self).__handle, (int32_t) ((*bias).index));
+}
+
+void engraft_plugin_graph_method_mixture_groups(engraft_plugin_graph_borrow_mixture_t self, uint32_t groups, uint32_t chosen, uint32_t best) {
+  __wasm_import_engraft_plugin_graph_method_mixture_groups((self).__handle, (int32_t) (groups), (int32_t) (chosen), (int32_t) (best));
+}
+
+void engraft_plugin_graph_method_mixture_biases(engraft_plugin_graph_borrow_mixture_t self, engraft_plugin_graph_weight_t *up, engraft_plugin_graph_weight_t *down) {
+  __wasm_import_engraft_plugin_graph_method_mixture_biases((self).__handle, (int32_t) ((*up).index), (int32_t) ((*down).index));
+}
+
+void engraft_plugin_graph_method_mixture_bounded(engraft_plugin_graph_borrow_mixture_t self, double bound, double slope) {
+  __wasm_import_engraft_plugin_graph_method_mixture_bounded((self).__handle, bound, slope);
 }
 
 void engraft_plugin_graph_method_builder_parameter(engraft_plugin_graph_borrow_builder_t self, plugin_string_t *name, engraft_plugin_graph_weight_t *ret) {
@@ -1299,6 +1414,27 @@ void engraft_plugin_graph_method_builder_linear(engraft_plugin_graph_borrow_buil
   };
 }
 
+void engraft_plugin_graph_method_builder_linear_heads(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_weight_t *weight, engraft_plugin_graph_weight_t *maybe_bias, uint32_t heads, engraft_plugin_graph_value_t *ret) {
+  engraft_plugin_graph_option_weight_t bias;
+  bias.is_some = maybe_bias != NULL;if (maybe_bias) {
+    bias.val = *maybe_bias;
+  }
+  int32_t option;
+  int32_t option1;
+  if ((bias).is_some) {
+    const engraft_plugin_graph_weight_t *payload0 = &(bias).val;
+    option = 1;
+    option1 = (int32_t) ((*payload0).index);
+  } else {
+    option = 0;
+    option1 = 0;
+  }
+  int32_t ret2 = __wasm_import_engraft_plugin_graph_method_builder_linear_heads((self).__handle, (int32_t) ((*input).index), (int32_t) ((*weight).index), option, option1, (int32_t) (heads));
+  *ret = (engraft_plugin_graph_value_t) {
+    (uint32_t) (uint32_t) (ret2),
+  };
+}
+
 void engraft_plugin_graph_method_builder_positions(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_weight_t *table, engraft_plugin_graph_value_t *ret) {
   int32_t ret0 = __wasm_import_engraft_plugin_graph_method_builder_positions((self).__handle, (int32_t) ((*table).index));
   *ret = (engraft_plugin_graph_value_t) {
@@ -1312,6 +1448,13 @@ void engraft_plugin_graph_method_builder_split(engraft_plugin_graph_borrow_build
   uint8_t *ptr = (uint8_t *) &ret_area;
   __wasm_import_engraft_plugin_graph_method_builder_split((self).__handle, (int32_t) ((*input).index), (uint8_t *) (*sizes).ptr, (*sizes).len, ptr);
   *ret = (engraft_plugin_graph_list_value_t) { (engraft_plugin_graph_value_t*)(*((uint8_t **) (ptr + 0))), (*((size_t*) (ptr + sizeof(void*)))) };
+}
+
+void engraft_plugin_graph_method_builder_concat(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_list_value_t *inputs, uint32_t heads, engraft_plugin_graph_value_t *ret) {
+  int32_t ret0 = __wasm_import_engraft_plugin_graph_method_builder_concat((self).__handle, (uint8_t *) (*inputs).ptr, (*inputs).len, (int32_t) (heads));
+  *ret = (engraft_plugin_graph_value_t) {
+    (uint32_t) (uint32_t) (ret0),
+  };
 }
 
 void engraft_plugin_graph_method_builder_rms_norm(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_weight_t *weight, double epsilon, engraft_plugin_graph_value_t *ret) {
@@ -1379,6 +1522,41 @@ void engraft_plugin_graph_method_builder_rotate(engraft_plugin_graph_borrow_buil
 
 void engraft_plugin_graph_method_builder_attend(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *query, engraft_plugin_graph_value_t *key, engraft_plugin_graph_value_t *value, engraft_plugin_graph_borrow_attention_t options, engraft_plugin_graph_value_t *ret) {
   int32_t ret0 = __wasm_import_engraft_plugin_graph_method_builder_attend((self).__handle, (int32_t) ((*query).index), (int32_t) ((*key).index), (int32_t) ((*value).index), (options).__handle);
+  *ret = (engraft_plugin_graph_value_t) {
+    (uint32_t) (uint32_t) (ret0),
+  };
+}
+
+void engraft_plugin_graph_method_builder_mix(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_value_t *scores, engraft_plugin_graph_weight_t *up, engraft_plugin_graph_weight_t *down, engraft_plugin_graph_borrow_mixture_t options, engraft_plugin_graph_value_t *ret) {
+  int32_t ret0 = __wasm_import_engraft_plugin_graph_method_builder_mix((self).__handle, (int32_t) ((*input).index), (int32_t) ((*scores).index), (int32_t) ((*up).index), (int32_t) ((*down).index), (options).__handle);
+  *ret = (engraft_plugin_graph_value_t) {
+    (uint32_t) (uint32_t) (ret0),
+  };
+}
+
+void engraft_plugin_graph_method_builder_convolve(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_weight_t *weight, engraft_plugin_graph_weight_t *maybe_bias, engraft_plugin_graph_value_t *ret) {
+  engraft_plugin_graph_option_weight_t bias;
+  bias.is_some = maybe_bias != NULL;if (maybe_bias) {
+    bias.val = *maybe_bias;
+  }
+  int32_t option;
+  int32_t option1;
+  if ((bias).is_some) {
+    const engraft_plugin_graph_weight_t *payload0 = &(bias).val;
+    option = 1;
+    option1 = (int32_t) ((*payload0).index);
+  } else {
+    option = 0;
+    option1 = 0;
+  }
+  int32_t ret2 = __wasm_import_engraft_plugin_graph_method_builder_convolve((self).__handle, (int32_t) ((*input).index), (int32_t) ((*weight).index), option, option1);
+  *ret = (engraft_plugin_graph_value_t) {
+    (uint32_t) (uint32_t) (ret2),
+  };
+}
+
+void engraft_plugin_graph_method_builder_recur(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_value_t *input_gate, engraft_plugin_graph_value_t *recurrent_gate, engraft_plugin_graph_weight_t *decay, engraft_plugin_graph_value_t *ret) {
+  int32_t ret0 = __wasm_import_engraft_plugin_graph_method_builder_recur((self).__handle, (int32_t) ((*input).index), (int32_t) ((*input_gate).index), (int32_t) ((*recurrent_gate).index), (int32_t) ((*decay).index));
   *ret = (engraft_plugin_graph_value_t) {
     (uint32_t) (uint32_t) (ret0),
   };

@@ -40,6 +40,14 @@ typedef struct engraft_plugin_graph_borrow_attention_t {
   int32_t __handle;
 } engraft_plugin_graph_borrow_attention_t;
 
+typedef struct engraft_plugin_graph_own_mixture_t {
+  int32_t __handle;
+} engraft_plugin_graph_own_mixture_t;
+
+typedef struct engraft_plugin_graph_borrow_mixture_t {
+  int32_t __handle;
+} engraft_plugin_graph_borrow_mixture_t;
+
 typedef struct engraft_plugin_graph_own_builder_t {
   int32_t __handle;
 } engraft_plugin_graph_own_builder_t;
@@ -290,14 +298,15 @@ typedef struct engraft_plugin_weights_origin_t {
 // The same bytes as a parameter of the embedding, named relative to it, as a tied head is.
 #define ENGRAFT_PLUGIN_WEIGHTS_ORIGIN_TIED 3
 
-// Whether the host may quantise a parameter. Its element type is the checkpoint's one
-// either way.
+// Whether the host may quantise a parameter, and what its elements are otherwise.
 typedef uint8_t engraft_plugin_weights_precision_t;
 
-// The quantisation scheme decides.
+// The quantisation scheme decides; of the checkpoint's type if it leaves it alone.
 #define ENGRAFT_PLUGIN_WEIGHTS_PRECISION_ANY 0
-// Never, as a norm or a mixture's router.
+// Never, as a norm. Of the checkpoint's type.
 #define ENGRAFT_PLUGIN_WEIGHTS_PRECISION_KEEP 1
+// Never, and 32-bit floating point whatever the checkpoint's type, as a mixture's router.
+#define ENGRAFT_PLUGIN_WEIGHTS_PRECISION_SINGLE 2
 
 // One parameter of one place.
 typedef struct engraft_plugin_weights_parameter_t {
@@ -422,6 +431,15 @@ extern void engraft_plugin_graph_method_rotary_scale_linear(engraft_plugin_graph
 extern void engraft_plugin_graph_method_rotary_scale_llama3(engraft_plugin_graph_borrow_rotary_t self, double factor, double low, double high, uint32_t trained_context);
 // YaRN. `attention-factor` multiplies cosine and sine: `0.1 ln(factor) + 1` if none.
 extern void engraft_plugin_graph_method_rotary_scale_yarn(engraft_plugin_graph_borrow_rotary_t self, double factor, double fast, double slow, double *maybe_attention_factor, uint32_t trained_context);
+// YaRN's ramp begins and ends between dimensions, where it is computed to. If not said,
+// its ends are rounded outwards to whole dimensions. Only after `scale-yarn`.
+extern void engraft_plugin_graph_method_rotary_untruncated(engraft_plugin_graph_borrow_rotary_t self);
+// Phi-3's LongRoPE. The frequency of pair `i` is divided by element `i` of `short` or
+// `long`, which have `rotated / 2` each; cosine and sine are multiplied by
+// `attention-factor`. A request whose prompt and longest answer may together have more
+// than `trained-context` tokens takes `long`, for all of its positions; any other
+// `short`. No request changes from one to the other.
+extern void engraft_plugin_graph_method_rotary_scale_long(engraft_plugin_graph_borrow_rotary_t self, plugin_list_f64_t *short_, plugin_list_f64_t *long_, double attention_factor, uint32_t trained_context);
 // Pairs are neighbours: element `2i` turns with element `2i + 1`.
 extern void engraft_plugin_graph_method_rotary_interleaved(engraft_plugin_graph_borrow_rotary_t self);
 extern engraft_plugin_graph_own_attention_t engraft_plugin_graph_constructor_attention(uint32_t query_heads, uint32_t key_heads, uint32_t head_width);
@@ -434,6 +452,37 @@ extern void engraft_plugin_graph_method_attention_softcap(engraft_plugin_graph_b
 // A slope for each query head: `slope · (key position - query position)` is added to a
 // score, after the scale.
 extern void engraft_plugin_graph_method_attention_alibi(engraft_plugin_graph_borrow_attention_t self, plugin_list_f64_t *slopes);
+// A logit for each query head, `[query-heads]`, that joins its softmax as one more score
+// would, of no key and no value: it takes weight from all others. Neither scale nor cap
+// changes it.
+extern void engraft_plugin_graph_method_attention_sinks(engraft_plugin_graph_borrow_attention_t self, engraft_plugin_graph_weight_t *weight);
+// Values are the first `value-width` elements of each key, and the host caches keys
+// alone. `attend` is given the same value for its key and its value, and its result is
+// `[rows, query-heads·value-width]`. So DeepSeek's latent attention is written in its
+// absorbed form: one key head, of compressed keys and the part that is rotated, which
+// all query heads share.
+extern void engraft_plugin_graph_method_attention_latent(engraft_plugin_graph_borrow_attention_t self, uint32_t value_width);
+// `chosen`: experts that a row takes. `activation`: by the name that model configs use.
+extern engraft_plugin_graph_own_mixture_t engraft_plugin_graph_constructor_mixture(uint32_t chosen, plugin_string_t *activation);
+// Scores are the sigmoid of each logit instead.
+extern void engraft_plugin_graph_method_mixture_sigmoid(engraft_plugin_graph_borrow_mixture_t self);
+// Weights are divided by the sum of those that were chosen.
+extern void engraft_plugin_graph_method_mixture_renormalize(engraft_plugin_graph_borrow_mixture_t self);
+// Weights are multiplied by `factor`, in the end.
+extern void engraft_plugin_graph_method_mixture_scale(engraft_plugin_graph_borrow_mixture_t self, double factor);
+// A bias for each expert, `[experts]`, that is added to its score where experts and
+// groups are chosen, and nowhere else.
+extern void engraft_plugin_graph_method_mixture_prefer(engraft_plugin_graph_borrow_mixture_t self, engraft_plugin_graph_weight_t *bias);
+// Experts are in `groups` equal stretches, and a row takes them from the `chosen` best
+// groups alone. A group counts by the sum of its `best` best scores, bias included.
+// DeepSeek V2's `best` is 1, V3's 2.
+extern void engraft_plugin_graph_method_mixture_groups(engraft_plugin_graph_borrow_mixture_t self, uint32_t groups, uint32_t chosen, uint32_t best);
+// Biases of the experts' matrices: `[experts, 2·inner]` and `[experts, hidden]`.
+extern void engraft_plugin_graph_method_mixture_biases(engraft_plugin_graph_borrow_mixture_t self, engraft_plugin_graph_weight_t *up, engraft_plugin_graph_weight_t *down);
+// GPT-OSS's experts: `gate` is cut off above `bound`, `up` above it and below `-bound`,
+// and `(up + 1) · gate · sigmoid(slope · gate)` takes the place of
+// `activation(gate) · up`. The mixture's activation must be `silu`.
+extern void engraft_plugin_graph_method_mixture_bounded(engraft_plugin_graph_borrow_mixture_t self, double bound, double slope);
 // A parameter of the place being written.
 extern void engraft_plugin_graph_method_builder_parameter(engraft_plugin_graph_borrow_builder_t self, plugin_string_t *name, engraft_plugin_graph_weight_t *ret);
 // Names a value for dumps and diagnostics.
@@ -442,11 +491,19 @@ extern void engraft_plugin_graph_method_builder_label(engraft_plugin_graph_borro
 extern void engraft_plugin_graph_method_builder_embedding(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *tokens, engraft_plugin_graph_weight_t *table, engraft_plugin_graph_value_t *ret);
 // `input · weightᵀ + bias`; the weight is `[out, in]`.
 extern void engraft_plugin_graph_method_builder_linear(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_weight_t *weight, engraft_plugin_graph_weight_t *maybe_bias, engraft_plugin_graph_value_t *ret);
+// A matrix for each head. The weight is `[heads, n, k]`, the bias `[heads·n]`: head `h`
+// of the result is `head h of input · weight[h]ᵀ + its part of the bias`;
+// `[rows, heads·k]` becomes `[rows, heads·n]`.
+extern void engraft_plugin_graph_method_builder_linear_heads(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_weight_t *weight, engraft_plugin_graph_weight_t *maybe_bias, uint32_t heads, engraft_plugin_graph_value_t *ret);
 // Rows of a table of learned positions: of each token's position, counted from 0. What
 // the host runs is no longer than the table.
 extern void engraft_plugin_graph_method_builder_positions(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_weight_t *table, engraft_plugin_graph_value_t *ret);
 // Cuts the last axis; a fused projection is cut at its parts.
 extern void engraft_plugin_graph_method_builder_split(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, plugin_list_u64_t *sizes, engraft_plugin_graph_list_value_t *ret);
+// Puts values side by side, head by head: `[rows, heads·a]` and `[rows, heads·b]` become
+// `[rows, heads·(a+b)]`, where each head is one of the first and then one of the second.
+// With `heads` 1, whole rows.
+extern void engraft_plugin_graph_method_builder_concat(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_list_value_t *inputs, uint32_t heads, engraft_plugin_graph_value_t *ret);
 // `input / sqrt(mean(input²) + epsilon) · weight`
 extern void engraft_plugin_graph_method_builder_rms_norm(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_weight_t *weight, double epsilon, engraft_plugin_graph_value_t *ret);
 // `(input - mean(input)) / sqrt(variance(input) + epsilon) · weight + bias`
@@ -460,9 +517,28 @@ extern void engraft_plugin_graph_method_builder_layer_norm_heads(engraft_plugin_
 extern void engraft_plugin_graph_method_builder_rotate(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_borrow_rotary_t options, engraft_plugin_graph_value_t *ret);
 // One attention; its keys and values are cached by the host.
 extern void engraft_plugin_graph_method_builder_attend(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *query, engraft_plugin_graph_value_t *key, engraft_plugin_graph_value_t *value, engraft_plugin_graph_borrow_attention_t options, engraft_plugin_graph_value_t *ret);
-// An activation by the name that model configs use: `silu`, `gelu_new`, …
+// A feed-forward layer of experts. `input` is `[rows, hidden]`; `scores`, `[rows,
+// experts]`, are the router's logits, made by `linear`. `up` is `[experts, 2·inner,
+// hidden]`, of each expert the rows of its up projection and then those of its gate;
+// `down` is `[experts, hidden, inner]`. A chosen expert gives
+// `down · (activation(gate) · up)`; the result is their weighted sum, in the order of the
+// experts.
+extern void engraft_plugin_graph_method_builder_mix(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_value_t *scores, engraft_plugin_graph_weight_t *up, engraft_plugin_graph_weight_t *down, engraft_plugin_graph_borrow_mixture_t options, engraft_plugin_graph_value_t *ret);
+// A causal convolution over time, each channel by itself. `weight` is `[channels,
+// taps]`, of which the last tap is the token's own and the first that of the token
+// `taps - 1` before it; `bias` is `[channels]`. Before a request's first token all inputs
+// are 0. The host keeps the inputs that later tokens need.
+extern void engraft_plugin_graph_method_builder_convolve(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_weight_t *weight, engraft_plugin_graph_weight_t *maybe_bias, engraft_plugin_graph_value_t *ret);
+// Griffin's recurrence (RG-LRU), whose state `h` the host keeps. Gates are as wide as the
+// input and have not been through their sigmoid; `decay` is `[channels]`. With
+// `a = exp(-8 · softplus(decay) · sigmoid(recurrent-gate))`, `h` becomes
+// `a · h + root · sigmoid(input-gate) · input`, where `root` is `sqrt(1 - a²)`, and 1 at a
+// request's first token, when `h` is 0.
+extern void engraft_plugin_graph_method_builder_recur(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, engraft_plugin_graph_value_t *input_gate, engraft_plugin_graph_value_t *recurrent_gate, engraft_plugin_graph_weight_t *decay, engraft_plugin_graph_value_t *ret);
+// An activation by the name that model configs use: `silu`, `gelu_new`, `sigmoid`, …
 extern void engraft_plugin_graph_method_builder_activate(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, plugin_string_t *name, engraft_plugin_graph_value_t *ret);
 extern void engraft_plugin_graph_method_builder_add(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *left, engraft_plugin_graph_value_t *right, engraft_plugin_graph_value_t *ret);
+// Element by element. A `right` of `[rows, 1]` counts for every column of `left`.
 extern void engraft_plugin_graph_method_builder_multiply(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *left, engraft_plugin_graph_value_t *right, engraft_plugin_graph_value_t *ret);
 // `factor · input`
 extern void engraft_plugin_graph_method_builder_scale(engraft_plugin_graph_borrow_builder_t self, engraft_plugin_graph_value_t *input, double factor, engraft_plugin_graph_value_t *ret);
@@ -499,6 +575,12 @@ extern void engraft_plugin_graph_attention_drop_own(engraft_plugin_graph_own_att
 extern void engraft_plugin_graph_attention_drop_borrow(engraft_plugin_graph_borrow_attention_t handle);
 
 extern engraft_plugin_graph_borrow_attention_t engraft_plugin_graph_borrow_attention(engraft_plugin_graph_own_attention_t handle);
+
+extern void engraft_plugin_graph_mixture_drop_own(engraft_plugin_graph_own_mixture_t handle);
+
+extern void engraft_plugin_graph_mixture_drop_borrow(engraft_plugin_graph_borrow_mixture_t handle);
+
+extern engraft_plugin_graph_borrow_mixture_t engraft_plugin_graph_borrow_mixture(engraft_plugin_graph_own_mixture_t handle);
 
 extern void engraft_plugin_graph_builder_drop_own(engraft_plugin_graph_own_builder_t handle);
 
