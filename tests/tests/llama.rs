@@ -139,7 +139,6 @@ fn what_the_graph_does_not_have_is_turned_down_by_its_field() {
     for (changes, field) in [
         (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "rope_scaling.type"),
         (json!({"rope_scaling": {"factor": 2.0}}), "rope_scaling.factor"),
-        (yarn("mscale", json!("much")), "rope_scaling.mscale"),
         (yarn("attn_factor", json!(0.7)), "rope_scaling.attn_factor"),
         (json!({"use_sliding_window": true}), "use_sliding_window"),
         (json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),

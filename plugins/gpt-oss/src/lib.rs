@@ -44,7 +44,7 @@ impl Architecture for GptOss {
     }
 
     fn only() -> Vec<(&'static str, SettingValue)> {
-        vec![("attention_bias", true.into())]
+        vec![("attention_bias", true.into()), ("swiglu_alpha", 1.702.into())]
     }
 
     fn says() -> Vec<(&'static str, SettingValue)> {

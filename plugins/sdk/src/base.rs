@@ -266,7 +266,14 @@ impl Base {
             "swiglu",
             "squared-relu",
         ];
-        let Base { heads, key_heads, head_width, rotated, .. } = self;
+        // What is listed block by block or head by head; more would only exhaust the plugin.
+        const MOST: u32 = 1 << 16;
+        let Base { blocks, heads, key_heads, head_width, rotated, .. } = self;
+        for (path, count) in [("num_hidden_layers", blocks), ("num_attention_heads", heads)] {
+            if count > MOST {
+                return said.refuse(path, format!("{count} is more than {MOST}"));
+            }
+        }
         if !heads.is_multiple_of(key_heads) {
             let why = format!("{key_heads} does not divide the {heads} query heads");
             return said.refuse("num_key_value_heads", why);

@@ -131,6 +131,11 @@ impl Experts {
 
     /// Whether the numbers fit together, in the words of whoever said them.
     pub fn check(&self, [chosen, groups, of, scale]: [&str; 4]) -> Result<(), Refusal> {
+        // Each is a tensor or more in every block's parameters.
+        const MOST: u32 = 1 << 12;
+        if self.count > MOST {
+            return refuse(COUNT, format!("{} experts are more than {MOST}", self.count));
+        }
         if self.chosen == 0 || self.chosen > self.count {
             return refuse(chosen, format!("{} of {} experts", self.chosen, self.count));
         }

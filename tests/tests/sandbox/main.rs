@@ -374,23 +374,23 @@ fn heads_experts_and_recurrences_take_what_fits_and_is_of_the_place() {
     let silu = format!("(call $mixture (i32.const 2) (i32.const {FREE}) (i32.const 4))");
     let cases = [
         (of("$linear_heads", &[x, gain, no, "(i32.const 2)"]), "it must have 3 axes"),
-        (of("$linear_heads", &[x, zero, no, zero]), "weight w0, which is of another place"),
+        (of("$linear_heads", &[x, zero, no, zero]), "weight w0 `transformer.embed.we` [8, 4] is of embed"),
         (of("$concat", &[zero, zero, zero]), "concat: heads is 0"),
         (of("$concat", &[zero, zero, "(i32.const 1)"]), "concat: it has no inputs"),
-        (of("$concat", &["(i32.const 9000)", "(i32.const 1)", "(i32.const 1)"]), "value v99,"),
+        (of("$concat", &["(i32.const 9000)", "(i32.const 1)", "(i32.const 1)"]), "value v99 is not defined"),
         (of("$convolve", &[x, gain, no]), "it must have 2 axes"),
         (of("$convolve", &[x, gain, "(i32.const 1)", far]), "weight w77, which is not declared"),
-        (of("$recur", &[x, x, zero, gain]), "value v0, which is of another place"),
-        (of("$recur", &[x, x, x, zero]), "weight w0, which is of another place"),
+        (of("$recur", &[x, x, zero, gain]), "value v0 i32 [tokens] is of embed and was not handed on"),
+        (of("$recur", &[x, x, x, zero]), "weight w0 `transformer.embed.we` [8, 4] is of embed"),
         (of("$mix", &[x, x, gain, gain, &silu]), "mix: up w1 \"transformer.layers.0.gain\" is [4]"),
-        (of("$mix", &[x, x, gain, zero, &silu]), "weight w0, which is of another place"),
+        (of("$mix", &[x, x, gain, zero, &silu]), "weight w0 `transformer.embed.we` [8, 4] is of embed"),
         (
             of("$mix", &[x, x, gain, gain, &mixture("(i32.const 0)")]),
             "weight w77, which is not declared",
         ),
         (
             of("$mix", &[x, x, gain, gain, &mixture("(i32.const 1)")]),
-            "weight w0, which is of another place",
+            "weight w0 `transformer.embed.we` [8, 4] is of embed",
         ),
         (
             format!("(drop {})", mixture("(i32.const 2)")),
@@ -409,7 +409,7 @@ fn heads_experts_and_recurrences_take_what_fits_and_is_of_the_place() {
         (format!("(call $latent {attention} (i32.const 3))"), "attention: latent is 3"),
         (
             of("$attend", &[x, x, x, &format!("(call $sunk {attention})")]),
-            "weight w0, which is of another place",
+            "weight w0 `transformer.embed.we` [8, 4] is of embed",
         ),
         (
             format!("(call $long {rotary} {no} {no} (f64.const 1) (i32.const 8))"),
