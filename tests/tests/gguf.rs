@@ -69,9 +69,12 @@ fn every_family_is_among_them() {
     assert_eq!(found, wanted);
 }
 
+/// Goldens whose rotary frequencies a file stores in F32, where a config has a formula.
+const STORED: [&str; 2] = ["llama-rope3", "phi3-longrope"];
+
 #[test]
 fn files_in_f32_give_the_bits_of_the_directories_that_they_are_made_of() {
-    for (name, path, golden) in files("F32") {
+    for (name, path, golden) in files("F32").into_iter().filter(|f| !STORED.contains(&&*f.0)) {
         let directory = as_far_as_said(&name, &golden.path);
         let from_gguf = logits(&path, Some(DType::F32), &golden.prompts);
         let from_hf = logits(directory.path(), Some(DType::F32), &golden.prompts);
