@@ -192,8 +192,19 @@ fn gguf_that_this_graph_does_not_have_is_turned_down_in_its_own_words() {
     assert!(error(json!({"llama.expert_count": 8}), &[]).starts_with("llama.expert_count: 8"));
     let pairs = json!({"llama.rope.dimension_count": 7});
     assert!(error(pairs, &[]).starts_with("llama.rope.dimension_count: 7"));
-    let stored = error(json!({}), &["rope_freqs.weight"]);
-    assert!(stored.contains("convert from the HuggingFace directory"), "{stored}");
+    let both = json!({"rope_freqs.weight": [1.0, 2.0], "llama.rope.scaling.type": "yarn"});
+    let error = error(both, &[]);
+    assert!(error.contains("beside divisors of frequencies"), "{error}");
+}
+
+#[test]
+fn gguf_has_divisors_where_a_config_has_a_formula() {
+    let source = gguf(json!({"rope_freqs.weight": [1.0, 1.0, 1.0, 1.0, 2.0, 4.0, 8.0, 8.0]}));
+    let settings = nest(&configured("gguf", &source, &[]).expect("accepts"));
+    assert_eq!(settings["position_embedding_type"], "long_rope");
+    assert_eq!(settings["longrope_scaling_long_factors"], source["rope_freqs.weight"]);
+    assert_eq!(settings["longrope_scaling_short_factors"], source["rope_freqs.weight"]);
+    assert_eq!(settings["longrope_attention_factor"], 1.0);
 }
 
 #[test]

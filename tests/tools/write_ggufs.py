@@ -13,6 +13,7 @@ Needs the packages `gguf` and `numpy`.
 
 import argparse
 import json
+import math
 import pathlib
 import struct
 import sys
@@ -27,8 +28,6 @@ TYPES = {"F32": Q.F32, "F16": Q.F16, "Q8_0": Q.Q8_0}
 UNSAID = {
     "falcon-rw": "no key says that there are slopes",
     "gpt2-inverse-layer": "no key says that scores are divided by the block's number",
-    "llama-rope3": "frequencies would be a tensor without their formula",
-    "phi3-longrope": "frequencies would be tensors without their formula",
 }
 
 
@@ -73,12 +72,12 @@ class Model:
         """The metadata of every family; `epsilon` names the kind of norm."""
         said = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon")
         context = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
-        inner = self.first("intermediate_size", "n_inner", "ffn_hidden_size", default=4 * self.hidden)
+        inners = ("intermediate_size", "n_inner", "ffn_hidden_size")
         return {
             "context_length": self.first(*context, default=2048),
             "embedding_length": self.hidden,
             "block_count": self.blocks,
-            "feed_forward_length": inner,
+            "feed_forward_length": self.first(*inners, default=4 * self.hidden),
             "attention.head_count": self.heads,
             f"attention.{epsilon}_epsilon": float(self.first(*said)),
         }
@@ -102,15 +101,30 @@ class Model:
         return {"rope.dimension_count": int(part * self.head)}
 
     def rope_scaling(self):
-        scaling = self.config.get("rope_scaling")
-        if scaling is None:
-            return {}
+        scaling = self.config.get("rope_scaling") or {}
         kind = scaling.get("rope_type", scaling.get("type"))
+        if kind not in ("linear", "yarn"):
+            return {}
         said = {"rope.scaling.type": kind, "rope.scaling.factor": float(scaling["factor"])}
         if kind == "yarn":
             trained = scaling["original_max_position_embeddings"]
             said["rope.scaling.original_context_length"] = trained
         return said
+
+    def rope_divisors(self):
+        """Tensors that frequencies are divided by."""
+        scaling = self.config.get("rope_scaling") or {}
+        kind = scaling.get("rope_type", scaling.get("type"))
+        if kind == "longrope":
+            yield "rope_factors_short.weight", np.array(scaling["short_factor"], np.float32)
+            yield "rope_factors_long.weight", np.array(scaling["long_factor"], np.float32)
+        if kind == "llama3":
+            turns = self.config["rope_theta"] ** -(np.arange(0, self.head, 2) / self.head)
+            trained, factor = scaling["original_max_position_embeddings"], scaling["factor"]
+            low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+            smooth = (trained * turns / (2 * np.pi) - low) / (high - low)
+            smooth = np.clip(smooth, 0, 1)
+            yield "rope_freqs.weight", (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
     def regrouped(self, rows, groups, queries):
         """Queries, keys and values out of groups that have some of each."""
@@ -176,6 +190,10 @@ def phi3(model):
         "attention.sliding_window": model.config["sliding_window"] or 0,
         "rope.scaling.original_context_length": model.config["original_max_position_embeddings"],
     }
+    trained = model.config["original_max_position_embeddings"]
+    stretch = model.config["max_position_embeddings"] / trained
+    if stretch > 1 and model.config["rope_scaling"]:
+        said["rope.scaling.attn_factor"] = math.sqrt(1 + math.log(stretch) / math.log(trained))
     return {**model.key_heads(), **model.rope_base(), **model.rope_part(), **said}
 
 
@@ -302,6 +320,8 @@ def write(model, wanted, path, more=None):
             kind = type_of(spelled, data, wanted)
             raw = gguf.quants.quantize(np.ascontiguousarray(data), kind)
             writer.add_tensor(spelled, raw, raw_dtype=kind)
+    for name, data in model.rope_divisors():
+        writer.add_tensor(name, data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -24,7 +24,6 @@ const PEER: &str = "llama-cpp-python==0.3.36";
 const PEER_BUILD: &str = "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DLLAMA_OPENSSL=OFF \
                           -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_BUILD_TOOLS=OFF \
                           -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF";
-const GGUF_TOOLS: &[&str] = &["gguf==0.19.0", "numpy==2.2.6"];
 
 /// What to measure.
 #[derive(clap::Subcommand)]
@@ -135,7 +134,7 @@ fn float16(cache: &Cache, gguf: &Path) -> Result<PathBuf> {
     if file.exists() {
         return Ok(file);
     }
-    let python = python::environment(cache, "gguf", GGUF_TOOLS)?;
+    let python = python::environment(cache, "gguf", python::GGUF_TOOLS)?;
     let tool = paths::root().join("bench/gguf_f16.py");
     cache.place(name, |path| command::quietly(Command::new(python).arg(tool).arg(gguf).arg(path)))
 }

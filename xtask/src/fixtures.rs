@@ -1,10 +1,12 @@
-//! What the tests need beside the repository: SmolLM2 as people have it, in every form we read.
+//! What the tests need beside the repository: SmolLM2 as people have it, in every form we read;
+//! Gemma 3 270M; and the goldens as GGUF files.
 //!
-//! The forms are derived once into the cache from the one downloaded file, by a tool of the tests
-//! (`tests/tools/fetch_smollm2.py`), and again when the tool changes.
+//! SmolLM2's forms are derived once into the cache from the one downloaded file, by a tool of the
+//! tests (`tests/tools/fetch_smollm2.py`), and again when the tool changes. The goldens' files are
+//! of this checkout, and small: they are written into the target folder every time.
 
 use crate::cache::Cache;
-use crate::command::output;
+use crate::command::{self, output};
 use crate::{model, paths, python};
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -24,7 +26,7 @@ const STAMP: &str = ".made-from";
 pub fn prepare(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
     let gguf = model::smollm2(cache)?;
     let tool = paths::root().join("tests/tools/fetch_smollm2.py");
-    let stamp = format!("{}\n{}\n", model::sha256(&tool)?, model::SHA256);
+    let stamp = format!("{}\n{}\n", model::sha256(&tool)?, model::SMOLLM2_SHA256);
     let mut variables = Vec::new();
     for dtype in DTYPES {
         let name = format!("SmolLM2-135M-Instruct-hf-{dtype}");
@@ -46,5 +48,21 @@ pub fn prepare(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
         variables.push((format!("ENGRAFT_SMOLLM2_HF_{}", dtype.to_uppercase()), dir));
     }
     variables.push(("ENGRAFT_SMOLLM2_GGUF".to_owned(), gguf));
+    variables.push(("ENGRAFT_GEMMA3_GGUF".to_owned(), model::gemma3(cache)?));
+    variables.push(("ENGRAFT_GOLDEN_GGUFS".to_owned(), golden_ggufs(cache)?));
     Ok(variables)
+}
+
+/// The folder of the goldens as GGUF files.
+fn golden_ggufs(cache: &Cache) -> Result<PathBuf> {
+    let python = python::environment(cache, "gguf", python::GGUF_TOOLS)?;
+    let out = paths::target().join("golden-ggufs");
+    if out.exists() {
+        fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
+    }
+    let mut write = Command::new(python);
+    write.arg(paths::root().join("tests/tools/write_ggufs.py"));
+    write.arg("--goldens").arg(paths::root().join("tests/fixtures/golden")).arg("--out").arg(&out);
+    command::quietly(&mut write)?;
+    Ok(out)
 }

@@ -7,6 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What reads and writes GGUF files.
+pub const GGUF_TOOLS: &[&str] = &["gguf==0.19.0", "numpy==2.2.6"];
+
 const INSTALL: &str = "install Python 3.9 or newer with pip and venv \
                        (on Debian: apt-get install python3 python3-pip python3-venv)";
 

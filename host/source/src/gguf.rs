@@ -9,6 +9,7 @@ mod tokenizer;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use engraft_files::FileError;
@@ -38,6 +39,13 @@ pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
     let mut config = metadata::config(&header.metadata).map_err(broken)?;
     let architecture = header.metadata.text("general.architecture").map_err(broken)?;
     say_vocabulary(&mut config, architecture, &header.tensors);
+    for name in DIVISORS {
+        if let Some(info) = header.tensors.get(name).filter(|info| is_short(info)) {
+            let mut bytes = vec![0; info.stored_bytes() as usize];
+            file.read_exact_at(&mut bytes, info.start).map_err(FileError::io("read", path))?;
+            config[name] = metadata::numbers(name, &bytes).map_err(broken)?;
+        }
+    }
     let dtype = hf::most(&header.tensors, |info| match info.encoding {
         Encoding::Plain => info.dtype,
         Encoding::Blocks(_) => DType::BF16,
@@ -54,6 +62,17 @@ pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
         files: vec![path.to_owned()],
         is_ignorable: ignorable::gguf,
     })
+}
+
+/// Tensors that are settings, and no weights: what rotary frequencies are divided by. The config
+/// has their values.
+const DIVISORS: [&str; 3] =
+    ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
+
+/// Whether a tensor may be a list of divisors.
+fn is_short(info: &TensorInfo) -> bool {
+    let plain = info.encoding == Encoding::Plain && info.dtype == DType::F32;
+    plain && info.stored_bytes() <= 4 * metadata::LONGEST as u64
 }
 
 /// Most files say how many tokens there are only by the rows of the embedding.

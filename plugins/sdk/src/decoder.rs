@@ -326,8 +326,9 @@ impl Decoder {
         };
         let computed = ("*.rotary_emb.inv_freq".into(), "it is computed from the config".into());
         let tied = (format!("{head}.weight"), "the head is the embedding's table".into());
+        let divisors = ("rope_f*.weight".into(), "the config has its values".into());
         let masks = self.masks.iter().map(|&tensors| (tensors.into(), "it is a mask".into()));
-        let all = [Some(computed), self.base.tied.then_some(tied)];
+        let all = [Some(computed), Some(divisors), self.base.tied.then_some(tied)];
         all.into_iter().flatten().chain(masks).collect()
     }
 }

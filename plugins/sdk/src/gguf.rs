@@ -28,7 +28,7 @@ const OTHERWISE: [&str; 4] = [
 ];
 
 /// What GGUF calls fields, by the plugin's names for them.
-const NAMES: [(&str, &str); 22] = [
+const NAMES: [(&str, &str); 24] = [
     ("num_hidden_layers", "block_count"),
     ("hidden_size", "embedding_length"),
     ("intermediate_size", "feed_forward_length"),
@@ -50,12 +50,16 @@ const NAMES: [(&str, &str); 22] = [
     ("rope_scaling.attn_factor", "rope.scaling.attn_factor"),
     ("rope_scaling.ext_factor", "rope.scaling.yarn_ext_factor"),
     ("tensor:lm_head.weight", "tensor:output.weight"),
-    ("tensor:rope_freqs.weight", "tensor:rope_freqs.weight"),
+    ("rope_freqs.weight", "rope_freqs.weight"),
+    ("rope_factors_short.weight", "rope_factors_short.weight"),
+    ("rope_factors_long.weight", "rope_factors_long.weight"),
 ];
 
 /// What an architecture of GGUF calls fields. `own` are a plugin's, and come first.
 fn names(architecture: &str, own: &[(&'static str, &str)]) -> Names {
-    let spelled = |&(ours, name): &(&'static str, &str)| match name.starts_with("tensor:") {
+    // What names a tensor is whole.
+    let is_tensor = |name: &str| name.starts_with("tensor:") || name.ends_with(".weight");
+    let spelled = |&(ours, name): &(&'static str, &str)| match is_tensor(name) {
         true => (ours, name.to_owned()),
         false => (ours, format!("{architecture}.{name}")),
     };

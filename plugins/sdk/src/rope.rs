@@ -6,7 +6,7 @@
 
 use crate::{
     ABSENT, Field, FieldExt, Kind, Refusal, Rotary, Setting, SettingValue, Settings, default,
-    field, flag, integer, number, numbers, refuse, set,
+    field, integer, number, numbers, refuse, set,
 };
 
 /// What a scaling consists of: its key in HuggingFace's configs and in a checkpoint's.
@@ -30,6 +30,10 @@ const LONG: [(&str, &str); 2] = [
     ("short_factor", "longrope_scaling_short_factors"),
     ("long_factor", "longrope_scaling_long_factors"),
 ];
+
+/// Divisors that a GGUF file stores, for any context or for a short and a long one.
+const STORED: [&str; 3] =
+    ["rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// The context that was trained, where configs say it beside a scaling.
 const CONTEXT: &str = "original_max_position_embeddings";
@@ -94,8 +98,8 @@ fn mscale(factor: f64, by: f64) -> f64 {
 impl Rope {
     /// What is read of a source's config, in HuggingFace's words.
     pub fn source_fields() -> Vec<Field> {
-        let stored = "Whether frequencies are stored.";
-        let mut fields = vec![flag("tensor:rope_freqs.weight", ABSENT, stored)];
+        let divisors = STORED.map(|path| numbers(path, ABSENT, "A divisor for each turning pair."));
+        let mut fields = divisors.to_vec();
         fields.extend(BASES.map(|path| number(path, ABSENT, "Rotary base.")));
         let unsupported = UNSUPPORTED.iter().map(|(part, value)| (*part, value.kind()));
         for (part, kind) in PARTS.into_iter().chain(unsupported) {
@@ -132,18 +136,17 @@ impl Rope {
     /// From a source's settings to a checkpoint's. `base` is the architecture's default, `context`
     /// the model's positions.
     pub fn configure(source: &Settings, base: f64, context: u32) -> Result<Vec<Setting>, Refusal> {
-        if source.find("tensor:rope_freqs.weight")? == Some(true) {
-            let why =
-                "says frequencies without their formula: convert from the HuggingFace directory";
-            return source.refuse("rope_freqs.weight", why);
+        let base = Rope::base(source)?.unwrap_or(base);
+        let mut settings = vec![set("rotary_base", SettingValue::Number(base))];
+        if let Some(stored) = Rope::configure_stored(source, context)? {
+            settings.extend(stored);
+            return Ok(settings);
         }
         for (part, value) in UNSUPPORTED {
             for object in OBJECTS {
                 source.check_fixed(&[(&format!("{object}.{part}"), value.clone())])?;
             }
         }
-        let base = Rope::base(source)?.unwrap_or(base);
-        let mut settings = vec![set("rotary_base", SettingValue::Number(base))];
         let said = find(source, "rope_type").or_else(|| find(source, "type"));
         let kind = match &said {
             Some((path, SettingValue::Text(kind))) => match kind.as_str() {
@@ -167,6 +170,30 @@ impl Rope {
             settings.push(set(&format!("rotary_scaling.{part}"), value));
         }
         Ok(settings)
+    }
+
+    /// LongRoPE of divisors that a GGUF file stores; without a long context those of Llama 3, whose
+    /// formula it does not say.
+    fn configure_stored(source: &Settings, context: u32) -> Result<Option<Vec<Setting>>, Refusal> {
+        let [any, short, long] = STORED.map(|path| source.value(path));
+        let attention = source.value("rope_scaling.attn_factor").cloned();
+        let (short, long, attention) = match (any, short, long) {
+            (Some(any), None, None) => (any, any, attention.or(Some(1.0.into()))),
+            (None, Some(short), Some(long)) => (short, long, attention),
+            (None, None, None) => return Ok(None),
+            _ => return source.refuse(STORED[1], "and the others do not go together"),
+        };
+        if let Some((path, _)) = find(source, "type") {
+            return source.refuse(&path, "is given beside divisors of frequencies");
+        }
+        let trained = find(source, CONTEXT).map_or(context.into(), |(_, value)| value.clone());
+        Ok(Some(vec![
+            set(LONG[0].1, short.clone()),
+            set(LONG[1].1, long.clone()),
+            set(CONTEXT, trained),
+            set(LONG_ATTENTION, attention),
+            set("position_embedding_type", SettingValue::from("long_rope")),
+        ]))
     }
 
     /// Those of LongRoPE, which a checkpoint does not say in its `rotary_scaling`.

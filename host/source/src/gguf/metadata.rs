@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value as Json};
 use super::GgufError;
 
 /// The most elements of a list that is part of the config.
-const LONGEST: usize = 4096;
+pub(crate) const LONGEST: usize = 4096;
 
 /// One value.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +132,13 @@ pub(crate) fn config(metadata: &Metadata) -> Result<Json, GgufError> {
         config.insert(key.clone(), json);
     }
     Ok(Json::Object(config))
+}
+
+/// The little-endian `f32` of a tensor that is a setting, as a list.
+pub(crate) fn numbers(name: &str, bytes: &[u8]) -> Result<Json, GgufError> {
+    let all = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let list: Option<Vec<Json>> = all.map(|number| json(&Value::F32(number))).collect();
+    list.map(Json::Array).ok_or_else(|| wrong(name, "a list of finite numbers"))
 }
 
 /// A value as JSON, unless it is a number that JSON does not have.

@@ -91,3 +91,18 @@ fn the_vocabulary_is_as_large_as_the_embedding_where_no_key_says_it() {
     let (_kept, said) = source(&built().number("llama.vocab_size", 2));
     assert_eq!(size(&said), Some(2));
 }
+
+#[test]
+fn divisors_of_rotary_frequencies_are_in_the_config() {
+    let bytes: Vec<u8> = [1.0f32, 1.3, 8.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let build = Build::new().tensor("rope_freqs.weight", &[3], 0, &bytes);
+    let (_kept, source) = source(&build);
+    assert_eq!(source.config()["rope_freqs.weight"], serde_json::json!([1.0, 1.3, 8.0]));
+    let infinite = [0, 0, 0x80, 0x7f];
+    let build = Build::new().tensor("rope_freqs.weight", &[1], 0, &infinite);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("model.gguf");
+    std::fs::write(&path, build.bytes()).unwrap();
+    let error = Source::open(&path).map(drop).unwrap_err().to_string();
+    assert!(error.contains("`rope_freqs.weight` should be a list of finite numbers"), "{error}");
+}

@@ -15,6 +15,9 @@ const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p
 /// Qwen 2's: as Llama 3's, with every digit alone.
 const QWEN_2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// BLOOM's: at spaces, and around marks that end or part sentences.
+const BLOOM: &str = r" ?[^(\s|[.,!?…。，、।۔،])]+";
+
 /// The split that comes with byte-level tokenizers, or none but the writing of the bytes.
 fn byte_level(splits: bool) -> Json {
     json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits})
@@ -25,14 +28,28 @@ fn sequence(step: Json, splits: bool) -> Json {
     json!({"type": "Sequence", "pretokenizers": [step, byte_level(splits)]})
 }
 
-fn split(pattern: &str) -> Json {
-    let step = json!({
+fn isolated(pattern: &str) -> Json {
+    json!({
         "type": "Split",
         "pattern": {"Regex": pattern},
         "behavior": "Isolated",
         "invert": false,
-    });
-    sequence(step, false)
+    })
+}
+
+fn split(pattern: &str) -> Json {
+    sequence(isolated(pattern), false)
+}
+
+/// Falcon's split: runs of punctuation, then as GPT-2, then digits, in threes.
+fn falcon() -> Json {
+    let steps = [
+        json!({"type": "Punctuation", "behavior": "Contiguous"}),
+        byte_level(true),
+        json!({"type": "Digits", "individual_digits": false}),
+        isolated("[0-9][0-9][0-9]"),
+    ];
+    json!({"type": "Sequence", "pretokenizers": steps})
 }
 
 /// What differs between byte-level tokenizers.
@@ -60,6 +77,10 @@ fn rule(name: &str) -> Result<Rule, GgufError> {
         "llama-bpe" | "llama-v3" | "llama3" | "falcon3" => {
             Rule { whole_first: true, adds_bos: true, ..plain(split(LLAMA_3)) }
         }
+        "dbrx" | "smaug-bpe" => plain(split(LLAMA_3)),
+        "stablelm2" => plain(split(QWEN_2)),
+        "bloom" | "poro-chat" | "gpt3-finnish" => plain(split(BLOOM)),
+        "falcon" => plain(falcon()),
         "qwen2" | "deepseek-r1-qwen" => {
             Rule { normalizer: json!({"type": "NFC"}), ..plain(split(QWEN_2)) }
         }

@@ -61,6 +61,10 @@ fn each_rule_splits_its_own_way() {
     // Numbers in threes at most; and a beginning where the file does not say.
     assert_eq!(split("llama-bpe", " ab1221"), ["<start>", "Ġab", "122", "1"]);
     assert_eq!(split("qwen2", " ab122"), ["Ġab", "1", "2", "2"]);
+    assert_eq!(split("stablelm2", " ab122"), ["Ġab", "1", "2", "2"]);
+    assert_eq!(split("dbrx", " ab1221"), ["Ġab", "122", "1"]);
+    assert_eq!(split("falcon", "ab12212"), ["ab", "122", "12"]);
+    assert_eq!(split("bloom", "ab ab122"), ["ab", "Ġab", "122"]);
 }
 
 #[test]
