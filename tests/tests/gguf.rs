@@ -95,13 +95,16 @@ fn files_in_f32_give_huggingfaces_logits_and_continuations() {
     }
 }
 
-/// What rounding costs is measured, and the bound is that rounded up: F16 has fewer digits than
-/// some goldens (and bfloat16's small values), Q8_0 has eight bits a weight.
+/// F16 loses nothing that matters of goldens in bfloat16 and F16. What it costs the others, and
+/// what the eight bits of Q8_0 cost, is measured; the bound is that rounded up.
 #[test]
 fn rounded_files_cost_what_their_rounding_costs() {
     for (kind, bound) in [("F16", 2e-3), ("Q8_0", 5e-2)] {
         for (name, path, golden) in files(kind) {
             let directory = as_far_as_said(&name, &golden.path);
+            let whole =
+                kind == "F16" && pipeline(&golden.path, None).source().dtype() != DType::F32;
+            let bound = if whole { 1e-4 } else { bound };
             let from_gguf = logits(&path, Some(DType::F32), &golden.prompts);
             let from_hf = logits(directory.path(), Some(DType::F32), &golden.prompts);
             for (k, (got, want)) in from_gguf.iter().zip(&from_hf).enumerate() {
