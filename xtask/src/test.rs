@@ -2,9 +2,9 @@
 //!
 //! Tests find what was built and fetched through environment variables: `ENGRAFT_BIN` (the
 //! command), `ENGRAFT_PLUGINS` and `ENGRAFT_EXAMPLES` (folders; the latter only where the tools for
-//! other languages can be installed), `ENGRAFT_SMOLLM2_GGUF` (a file) and
-//! `ENGRAFT_SMOLLM2_HF_BF16`, `_F16`, `_F32` (directories). Under a bare `cargo test`, tests that
-//! need one that is missing say to run this.
+//! other languages can be installed), `ENGRAFT_SMOLLM2_GGUF` and `ENGRAFT_GEMMA3_GGUF` (files),
+//! `ENGRAFT_SMOLLM2_HF_BF16`, `_F16`, `_F32` and `ENGRAFT_GOLDEN_GGUFS` (directories). Under a bare
+//! `cargo test`, tests that need one that is missing say to run this.
 
 use crate::cache::Cache;
 use crate::command::{self, cargo};
@@ -12,7 +12,7 @@ use crate::host::{self, SELECTION};
 use crate::{examples, fixtures, paths, plugins};
 use anyhow::Result;
 
-/// All tests of the repository, with what they need: engraft, plugins, SmolLM2.
+/// All tests of the repository, with what they need: engraft, plugins, real models.
 ///
 /// With arguments after `--`, only what they select, by cargo-nextest where it is installed, else
 /// by `cargo test`.
