@@ -81,7 +81,10 @@ impl ModelArgs {
         let (model, plugin) = (self.model_dir.clone(), self.plugin.plugin.clone());
         let pipeline = Pipeline::open(&Options { model, plugin, dtype: dtype(&self.dtype)? })?;
         for key in pipeline.unread() {
-            eprintln!("warning: config key `{}` is read by nobody", escape(key));
+            crate::error::to_stderr(&format!(
+                "warning: config key `{}` is read by nobody",
+                escape(key)
+            ));
         }
         Ok(pipeline)
     }

@@ -1,6 +1,7 @@
 //! Errors to a person: code, what, where, help; and the exit code.
 
 use engraft_diagnostic::{Code, Diagnostic, Fault};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// The command line asks for what does not exist or does not fit together.
@@ -78,14 +79,19 @@ pub fn report(e: &anyhow::Error) -> ExitCode {
     }
     match diagnostic(e) {
         Some(d) => {
-            eprintln!("{}", render(d));
+            to_stderr(&render(d));
             ExitCode::from(d.fault().exit_code())
         }
         None => {
-            eprintln!("error: {e:#}");
+            to_stderr(&format!("error: {e:#}"));
             ExitCode::from(Fault::Bug.exit_code())
         }
     }
+}
+
+/// One text for a person. Where nobody can be told any more, the exit code still says it.
+pub fn to_stderr(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// An error as part of a report.

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         engraft_files::interrupt::request();
     });
     if let Err(e) = handler {
-        eprintln!("warning: Ctrl-C will not clean up: {e}");
+        error::to_stderr(&format!("warning: Ctrl-C will not clean up: {e}"));
     }
     let done = error::catching_panics(|| match cli.command {
         Command::Compile(command) => command.run(),

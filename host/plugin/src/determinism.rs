@@ -46,8 +46,13 @@ impl Plugin {
         }
         let texts = [&mut first, &mut second].map(|s| s.write(&|_, _| DType::F32));
         let [one, two] = texts.map(|graph| graph.map(|graph| graph.to_string()));
-        if one? != two? {
-            return Err(differ("write", "the graph"));
+        let (one, two) = (one?, two?);
+        if let Some((was, is)) = one.lines().zip(two.lines()).find(|(was, is)| was != is) {
+            let what = format!("the graph (`{}`, then `{}`)", shown(was), shown(is));
+            return Err(differ("write", &what));
+        }
+        if one != two {
+            return Err(differ("write", "the graph's length"));
         }
         Ok(Ok(()))
     }
@@ -59,6 +64,11 @@ fn all_parameters(
     dialect: &str,
 ) -> Result<Vec<(PlaceKind, Vec<Parameter>)>, PluginError> {
     places.iter().map(|&place| Ok((place, session.parameters(place, dialect)?))).collect()
+}
+
+/// A line of a graph's text without its comment.
+fn shown(line: &str) -> &str {
+    line.split(" ;").next().unwrap_or(line).trim()
 }
 
 /// Equality by what is printed, so that a NaN in a step equals itself.

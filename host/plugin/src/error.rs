@@ -107,7 +107,9 @@ pub enum Problem {
         setting: &'static str,
     },
     /// It wants something that no plugin gets.
-    #[error("it imports `{name}`, and a plugin gets nothing but `engraft:plugin`")]
+    #[error(
+        "it imports `{name}`, and a plugin gets nothing but `engraft:plugin/graph` and `engraft:plugin/report`"
+    )]
     ForbiddenImport {
         /// The interface.
         name: String,
@@ -183,6 +185,19 @@ impl PluginError {
         }
     }
 
+    /// The guest's function to name: the innermost that is its author's own, unless the compiler
+    /// put that into another; then the SDK's.
+    fn frame(&self) -> Option<&String> {
+        let glue = ["core::", "std::", "alloc::", "__rust", "engraft:plugin/"];
+        let path = |frame: &str| frame.trim_start_matches(['<', '&', '(', '[']).to_owned();
+        let is_glue = |frame: &str| {
+            frame.contains("panic") || glue.iter().any(|start| path(frame).starts_with(start))
+        };
+        let mut frames = self.frames.iter().filter(|frame| !is_glue(frame));
+        let own = frames.clone().find(|frame| !path(frame).starts_with("engraft_plugin_sdk::"));
+        own.or_else(|| frames.next())
+    }
+
     /// Says where.
     pub(crate) fn at(mut self, place: PlaceKind) -> Self {
         self.place = Some(place);
@@ -248,7 +263,7 @@ impl Diagnostic for PluginError {
             at.push(format!("`{}` of plugin {}", self.function, self.plugin));
         }
         at.extend(self.place.map(|place| place.to_string()));
-        at.extend(self.frames.first().map(|frame| format!("in the guest's `{frame}`")));
+        at.extend(self.frame().map(|frame| format!("in the guest's `{frame}`")));
         (!at.is_empty()).then(|| at.join(", "))
     }
 
@@ -256,19 +271,30 @@ impl Diagnostic for PluginError {
         let raise = |setting: &str, value: u64| {
             Some(format!("if you trust it, raise the limit: {VARIABLE}={setting}={value}"))
         };
+        let author = |what: &str| {
+            Some(format!(
+                "if the plugin is yours, {what} and build it again (`engraft plugin build`); else \
+                 report it to its author: `engraft plugin check` reproduces it"
+            ))
+        };
         let help = match *self.kind {
             Problem::Manifest(ref error) => return error.help(),
             Problem::Unreadable(_) => "check the path given to `--plugin`",
             Problem::NoThread(_) => "raise the limit on processes or memory",
             Problem::TooLarge { size, .. } => return raise("component_bytes", size),
             Problem::NotAComponent(_) | Problem::Invalid(_) | Problem::NoExport(_) => {
-                "build it with `cargo xtask plugins`"
+                "`engraft plugin build CRATE` makes a component of a plugin's crate (and `cargo xtask \
+                 plugins` the bundled ones)"
             }
             Problem::ForbiddenImport { wasi: true, .. } => {
                 "build it for wasm32-unknown-unknown: a plugin has no clock, files or random numbers"
             }
-            Problem::ForbiddenImport { .. } | Problem::Unlinkable(_) => {
-                "build it on this version of the plugin SDK"
+            Problem::ForbiddenImport { .. } => {
+                "build it on the plugin SDK, which imports nothing else"
+            }
+            Problem::Unlinkable(_) => {
+                "build it on this engraft's plugin SDK; or use a later engraft, if that function came \
+                 into the contract later"
             }
             Problem::UnknownVersion { .. } => {
                 "build it on this engraft's plugin SDK, or use the engraft that it was made for"
@@ -283,7 +309,20 @@ impl Diagnostic for PluginError {
                 return raise(setting, found.saturating_mul(2));
             }
             Problem::Misused(_) => "report this: it is a bug of engraft",
-            _ => "report it to the plugin's author; `engraft plugin check` reproduces it",
+            Problem::Limit(Exhausted::Fuel(limit)) => {
+                return raise("fuel", limit.saturating_mul(10));
+            }
+            Problem::Limit(Exhausted::Memory { asked, .. }) => {
+                return raise("memory", asked.saturating_mul(2) as u64);
+            }
+            Problem::Rejected(_) => return author("correct that call"),
+            Problem::Failed(_) | Problem::Trapped(_) => {
+                return author("correct it (what a config may get wrong must end in a refusal)");
+            }
+            Problem::Nondeterministic(_) => {
+                return author("keep nothing from one call to the next but what `open` was given");
+            }
+            Problem::Limit(_) | Problem::Answer(_) => return author("correct it"),
         };
         Some(help.into())
     }
@@ -299,6 +338,8 @@ pub struct Refusal {
     pub subject: String,
     /// One sentence.
     pub reason: String,
+    /// Whether a field of this name was handed to it, with or without a value.
+    pub handed: bool,
 }
 
 impl Diagnostic for Refusal {
@@ -312,9 +353,13 @@ impl Diagnostic for Refusal {
         Some(format!("key `{}`", self.subject))
     }
     fn help(&self) -> Option<String> {
-        Some(
-            "change the model's config if it is wrong; else this model needs another plugin".into(),
-        )
+        let mut help =
+            "change the model's config if it is wrong; else this model needs another plugin"
+                .to_owned();
+        if !self.handed {
+            help += "; if the plugin is yours and reads a field of this name, declare it";
+        }
+        Some(help)
     }
 }
 

@@ -87,18 +87,20 @@ impl Diagnostic for FindError {
             FindError::Limits(error) => return error.location(),
             FindError::Plugin(error) => return error.location(),
         };
-        let looked: Vec<String> = looked.iter().map(|dir| dir.display().to_string()).collect();
+        let looked: Vec<String> = looked.iter().map(|dir| shown(dir)).collect();
         Some(format!("looked in {}", looked.join(", ")))
     }
 
     fn help(&self) -> Option<String> {
         match self {
-            FindError::NoSuch { near: Some(near), .. } => Some(format!("say `--plugin {near}`")),
-            FindError::NoSuch { .. } => Some(
-                "give `--plugin` a path, or a name that `engraft plugin list` shows; \
-                 `cargo xtask plugins` builds the bundled ones"
-                    .into(),
-            ),
+            FindError::NoSuch { near, .. } => {
+                let near = near.as_ref().map(|near| format!("the nearest is `{near}`; "));
+                Some(format!(
+                    "{}give a component's path, or a name that `engraft plugin list` shows; `engraft \
+                     plugin build` makes a component of a crate, `cargo xtask plugins` the bundled ones",
+                    near.unwrap_or_default()
+                ))
+            }
             FindError::NoneFits { near, broken, .. } => {
                 let mut help = String::new();
                 if !near.is_empty() {
@@ -213,11 +215,16 @@ impl Shelf {
     ) -> Result<Plugin, FindError> {
         // A plugin spells what it accepts somewhere in its bytes, as a rule: those that do are
         // compiled first, and the others only where none of them fits.
-        let spells = |found: &Found| contains(&found.path, architecture);
-        let (first, others): (Vec<_>, Vec<_>) = self.all().into_iter().partition(spells);
+        // GGUF's may be put together from a name and a prefix.
+        let bare = architecture.rsplit(':').next().unwrap_or(architecture);
+        let spells = |found: &Found, name| contains(&found.path, name);
+        let (first, others): (Vec<_>, Vec<_>) =
+            self.all().into_iter().partition(|found| spells(found, architecture));
+        let (second, others): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|found| spells(found, bare));
         let mut likely: Vec<(f64, String)> = Vec::new();
         let mut broken = Vec::new();
-        for candidates in [first, others] {
+        for candidates in [first, second, others] {
             let mut fitting = Vec::new();
             for found in candidates {
                 match Plugin::load(&found.path, limits) {
@@ -248,6 +255,14 @@ impl Shelf {
     }
 }
 
+/// A folder, and whether it is one.
+pub(crate) fn shown(folder: &Path) -> String {
+    let missing =
+        if folder.as_os_str().is_empty() || folder.is_dir() { "" } else { " (not there)" };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    format!("{}{missing}", folder.display())
+}
+
 /// Whether a file has a text in its bytes. One that cannot be read has none; loading it says why.
 fn contains(path: &Path, text: &str) -> bool {
     let bytes = std::fs::read(path).unwrap_or_default();
@@ -274,7 +289,7 @@ mod tests {
         let shelf = Shelf::new([PathBuf::from("/nowhere")]);
         let error = shelf.find("lama").unwrap_err();
         assert_eq!(error.to_string(), "there is no plugin `lama`");
-        assert_eq!(error.location().as_deref(), Some("looked in /nowhere"));
+        assert_eq!(error.location().as_deref(), Some("looked in /nowhere (not there)"));
         assert!(shelf.all().is_empty());
     }
 

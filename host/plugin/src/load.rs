@@ -108,7 +108,7 @@ impl Plugin {
             compile(&engine, bytes, limits).map_err(error)?.map_err(|e| error(invalid(e)))?;
         check_interfaces(&engine, &component).map_err(error)?;
         let linked = v0_1::link(&engine, &component)
-            .map_err(|e| error(Problem::Unlinkable(escape(&e.root_cause().to_string()))))?;
+            .map_err(|e| error(Problem::Unlinkable(escape(&e.to_string()))))?;
         let sha256 = sha256_hex(bytes);
         let identity = Identity {
             name: name.to_owned(),

@@ -268,8 +268,19 @@ impl Recorder {
         values
             .and_then(|()| weights())
             .map_err(|why| Rejection::Call(format!("{}: {why}", op.name())))?;
-        let node = self.graph.append(place, op).map_err(|e| Rejection::Call(e.to_string()))?;
-        Ok(&self.graph.nodes[node].results)
+        let operands = op.values();
+        match self.graph.append(place, op) {
+            Ok(node) => Ok(&self.graph.nodes[node].results),
+            Err(e) => Err(Rejection::Call(format!("{e}{}", self.definitions(&operands)))),
+        }
+    }
+
+    /// What a place made its operands by, for who looks for the one that is wrong: a line each.
+    fn definitions(&self, operands: &[Value]) -> String {
+        let own = operands.iter().filter(|value| value.index() >= self.first);
+        let lines: BTreeSet<String> =
+            own.filter_map(|&value| self.graph.line(value.into())).collect();
+        lines.into_iter().map(|line| format!("\n  {line}")).collect()
     }
 
     /// Appends an attention with a cache of its own.
@@ -291,11 +302,12 @@ impl Recorder {
         weight: Weight,
         bias: Option<Weight>,
     ) -> Result<&[Value], Rejection> {
-        // A weight of another rank is refused when the operation is.
-        let (channels, taps) = match self.graph.weights[weight].shape()[..] {
-            [channels, taps] => (channels, taps),
-            _ => (0, 0),
-        };
+        // A weight of another rank, or one that is not there, is refused when the operation is.
+        let (channels, taps) =
+            match self.graph.weights.get(weight).map(WeightData::shape).as_deref() {
+                Some(&[channels, taps]) => (channels, taps),
+                _ => (0, 0),
+            };
         let state = self.state(StateData::Convolution { channels, taps });
         self.append(Op::Convolve { input, weight, bias, state })
     }
@@ -306,8 +318,8 @@ impl Recorder {
         [input, input_gate, recurrent_gate]: [Value; 3],
         decay: Weight,
     ) -> Result<&[Value], Rejection> {
-        // What is no row of numbers is refused when the operation is.
-        let channels = self.graph.values[input].ty.width.unwrap_or(0);
+        // What is no row of numbers, or not there, is refused when the operation is.
+        let channels = self.graph.values.get(input).and_then(|data| data.ty.width).unwrap_or(0);
         let state = self.state(StateData::Recurrence { channels });
         self.append(Op::Recur { input, input_gate, recurrent_gate, decay, state })
     }

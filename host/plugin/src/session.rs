@@ -100,10 +100,11 @@ impl Session {
                 Ok(Ok(settings))
             }
             Err((mut subject, reason)) => {
+                let handed = is_set(settings, &subject);
                 if let Some(manifest) = self.plugin.manifest() {
                     subject = manifest.called_field(&subject).to_owned();
                 }
-                Ok(Err(self.refusal((subject, reason))))
+                Ok(Err(self.refusal((subject, reason), handed)))
             }
         }
     }
@@ -127,7 +128,10 @@ impl Session {
             return Err(self.plugin.error("open", Problem::Misused("a model is already open")));
         }
         let answer = self.call("open", |live| live.open(settings))?;
-        Ok(answer.map_err(|refusal| self.refusal(refusal)))
+        Ok(answer.map_err(|refusal| {
+            let handed = is_set(settings, &refusal.0);
+            self.refusal(refusal, handed)
+        }))
     }
 
     /// What the open model is.
@@ -293,8 +297,16 @@ impl Session {
         PluginError::new(&identity.name, &identity.version, "", error.into())
     }
 
-    fn refusal(&self, (subject, reason): (String, String)) -> Refusal {
+    fn refusal(&self, (subject, reason): (String, String), handed: bool) -> Refusal {
         let plugin = self.plugin.identity().name.clone();
-        Refusal { plugin, subject: escape(&subject), reason: escape(&reason) }
+        Refusal { plugin, subject: escape(&subject), reason: escape(&reason), handed }
     }
+}
+
+/// Whether a field is among settings, or an object that has some of them.
+fn is_set(settings: &[Setting], subject: &str) -> bool {
+    settings.iter().any(|setting| {
+        let rest = setting.path.strip_prefix(subject);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }

@@ -213,7 +213,9 @@ impl Diagnostic for SettingsError {
                 format!("make `{key}` {expected} in the model's config")
             }
             SettingsError::Declaration { .. } => {
-                "report it to the plugin's author; `engraft plugin check` finds it too".into()
+                "correct the fields that the plugin declares, or report it to its author: `engraft \
+                 plugin check` finds it too"
+                    .into()
             }
             SettingsError::NotAnObject => "give a config that starts with `{`".into(),
         })

@@ -254,7 +254,9 @@ impl Diagnostic for RuntimeError {
                 "copy the file from the model's directory again, or build the engine again".into()
             }
             RuntimeError::NoTokenizer { .. } => {
-                "give --input_ids, or put the model's tokenizer.json beside the engine".into()
+                "give --input_ids and --output_ids, which need none, or put the model's tokenizer.json \
+                 beside the engine"
+                    .into()
             }
             RuntimeError::Tokenizer { .. } => "check the text and tokenizer.json".into(),
             RuntimeError::NoChatTemplate { .. } => {

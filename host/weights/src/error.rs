@@ -234,16 +234,17 @@ impl Diagnostic for WeightError {
         Some(match self {
             WeightError::Missing { unused, .. } if unused.0.is_empty() => {
                 "check that all files of the model are there, and that its config.json belongs to \
-                 them"
+                 them; then the names in the plugin's origins, or in its manifest"
                     .to_owned()
             }
             WeightError::Missing { unused, .. } => format!(
                 "look among the tensors that nobody uses for one of another name, and correct the \
-                 plugin's origins:\n{unused}"
+                 plugin's origins, or its manifest's `[tensors]`:\n{unused}"
             ),
             WeightError::Unused { .. } => {
-                "check that the config.json belongs to these weights; if the tensors are left out \
-                 on purpose, name them in the plugin's `unused` with the reason"
+                "check that the config.json belongs to these weights; then make a parameter of them \
+                 in the plugin or, if they are left out on purpose, name them in its `unused` with \
+                 the reason"
                     .to_owned()
             }
             WeightError::Shape { .. } => {

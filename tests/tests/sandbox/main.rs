@@ -379,14 +379,16 @@ fn heads_experts_and_recurrences_take_what_fits_and_is_of_the_place() {
         (of("$concat", &[zero, zero, "(i32.const 1)"]), "concat: it has no inputs"),
         (of("$concat", &["(i32.const 9000)", "(i32.const 1)", "(i32.const 1)"]), "value v99 is not defined"),
         (of("$convolve", &[x, gain, no]), "it must have 2 axes"),
-        (of("$convolve", &[x, gain, "(i32.const 1)", far]), "weight w77, which is not declared"),
+        (of("$convolve", &[x, gain, "(i32.const 1)", far]), "weight w77 is not declared"),
+        (of("$convolve", &[x, far, no]), "weight w77 is not declared"),
+        (of("$recur", &[far, x, x, gain]), "value v77 is not defined"),
         (of("$recur", &[x, x, zero, gain]), "value v0 i32 [tokens] is of embed and was not handed on"),
         (of("$recur", &[x, x, x, zero]), "weight w0 `transformer.embed.we` [8, 4] is of embed"),
         (of("$mix", &[x, x, gain, gain, &silu]), "mix: up w1 \"transformer.layers.0.gain\" is [4]"),
         (of("$mix", &[x, x, gain, zero, &silu]), "weight w0 `transformer.embed.we` [8, 4] is of embed"),
         (
             of("$mix", &[x, x, gain, gain, &mixture("(i32.const 0)")]),
-            "weight w77, which is not declared",
+            "weight w77 is not declared",
         ),
         (
             of("$mix", &[x, x, gain, gain, &mixture("(i32.const 1)")]),

@@ -239,7 +239,7 @@ impl Run {
             text += &format!("{}\n", answer.text);
         }
         output::text(&text)?;
-        eprintln!("{}", times.summary(loaded));
+        crate::error::to_stderr(&times.summary(loaded));
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use super::{Manifest, ManifestError, ModelField, Rename, Renames};
 use crate::Limits;
 use crate::error::{PluginError, Problem};
-use crate::find::Shelf;
+use crate::find::{Shelf, shown};
 use crate::load::{Identity, Plugin, check_identity};
 use crate::recorder::nearest;
 use crate::settings::{Fallback, Field, Value};
@@ -133,7 +133,7 @@ fn component(manifest: &Path, plugin: &str) -> Result<std::path::PathBuf, Manife
         return Err(on_manifest());
     }
     let components = all.iter().filter(|found| !is_toml(&found.path)).map(|found| &found.name);
-    let looked = shelf.folders().iter().map(|folder| folder.display().to_string());
+    let looked = shelf.folders().iter().map(|folder| shown(folder));
     Err(no_plugin(nearest(plugin, components).cloned(), looked.collect()))
 }
 

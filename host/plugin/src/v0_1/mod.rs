@@ -15,8 +15,9 @@ use engraft_diagnostic::escape;
 use engraft_ir::{AttentionData, MixtureData, PlaceKind};
 use engraft_weights::Parameter;
 use limiter::Limiter;
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceAny, ResourceTable};
-use wasmtime::{Engine, Store, Trap, WasmBacktrace};
+use wasmtime::{Engine, Store, StoreContextMut, Trap, WasmBacktrace};
 
 mod bindings {
     #![allow(missing_docs, reason = "generated; the contract's text documents it")]
@@ -74,7 +75,33 @@ pub(crate) struct State {
 pub(crate) fn link(engine: &Engine, component: &Component) -> wasmtime::Result<Linked> {
     let mut linker: Linker<State> = Linker::new(engine);
     bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-    bindings::PluginPre::new(linker.instantiate_pre(component)?)
+    let linked = linker.instantiate_pre(component).and_then(bindings::PluginPre::new);
+    linked.map_err(|error| match missing(engine, component, &mut linker) {
+        missing if missing.is_empty() => wasmtime::Error::msg(format!("{error:#}")),
+        missing => wasmtime::Error::msg(format!(
+            "it imports what version {VERSION} does not have: {}",
+            missing.join(", ")
+        )),
+    })
+}
+
+/// The functions that a component imports and the linker does not have: those that can be defined.
+fn missing(engine: &Engine, component: &Component, linker: &mut Linker<State>) -> Vec<String> {
+    let ty = component.component_type();
+    let mut missing = Vec::new();
+    for (name, item) in ty.imports(engine) {
+        let ComponentItem::ComponentInstance(instance) = item.ty else { continue };
+        let interface = name.split('@').next().unwrap_or(name);
+        for (function, item) in instance.exports(engine) {
+            let Ok(mut ours) = linker.instance(&format!("{interface}@{VERSION}")) else { continue };
+            let define = |_: StoreContextMut<'_, State>, (): ()| Ok(());
+            let is_function = matches!(item.ty, ComponentItem::ComponentFunc(_));
+            if is_function && ours.func_wrap(function, define).is_ok() {
+                missing.push(format!("`{}` of `{interface}`", escape(function)));
+            }
+        }
+    }
+    missing
 }
 
 /// An instance and its store.

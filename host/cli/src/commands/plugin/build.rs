@@ -82,7 +82,7 @@ fn shown(command: &mut Command) -> std::result::Result<(), String> {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let line: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
     let line = line.join(" ");
-    eprintln!("$ {line}");
+    crate::error::to_stderr(&format!("$ {line}"));
     match command.status() {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("`{line}` failed: {status}")),

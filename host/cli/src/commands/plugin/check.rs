@@ -63,7 +63,10 @@ impl Check {
         }
         if Path::new(&self.plugin).join("Cargo.toml").is_file() {
             return Err(Usage::new(format!("{} is a crate, and not a component", self.plugin))
-                .help(format!("build it first: `engraft plugin build {}`", self.plugin))
+                .help(format!(
+                    "build it first: `engraft plugin build {}`",
+                    output::word(Path::new(&self.plugin))
+                ))
                 .into());
         }
         // It is read first: nobody waits for a model to be told of a mistyped path.
@@ -285,10 +288,11 @@ fn compare(
         report.next(advice);
     }
     if parity.passed() {
-        report.next(
-            "put the component into a folder that $ENGRAFT_PLUGINS names: it is then found by the \
-             model's architecture",
-        );
+        let what = if plugin.manifest().is_some() { "manifest" } else { "component" };
+        report.next(format!(
+            "put the {what} into a folder that $ENGRAFT_PLUGINS names: it is then found by the \
+             model's architecture"
+        ));
     }
     Ok(())
 }

@@ -113,7 +113,8 @@ fn last_row(of: &str, prompt: &[u32], reach: usize) -> Vec<f32> {
 #[test]
 fn a_request_turns_by_what_it_may_come_to_from_its_first_token_on() {
     let prompt = text(23);
-    let short = logits(&mut model(TEXT, testing::options()), std::slice::from_ref(&prompt)).expect("runs");
+    let short =
+        logits(&mut model(TEXT, testing::options()), std::slice::from_ref(&prompt)).expect("runs");
     let short = &short[0][22 * testing::VOCABULARY..];
     assert_eq!(last_row(TEXT, &prompt, 30), short);
     // Past the one context and not past the other, and past both.
