@@ -54,6 +54,7 @@ const NAMES: [(&str, &str); 22] = [
 ];
 
 /// What an architecture of GGUF calls fields. `own` are a plugin's, and come first.
+#[inline(never)]
 fn names(architecture: &str, own: &[(&'static str, &str)]) -> Names {
     let spelled = |&(ours, name): &(&'static str, &str)| match name.starts_with("tensor:") {
         true => (ours, name.to_owned()),
@@ -63,6 +64,7 @@ fn names(architecture: &str, own: &[(&'static str, &str)]) -> Names {
 }
 
 /// The fields of a HuggingFace config as GGUF files of several architectures have them.
+#[inline(never)]
 pub(crate) fn fields(
     mut fields: Vec<Field>,
     architectures: &[(&str, &str)],
@@ -89,6 +91,7 @@ pub(crate) fn fields(
 }
 
 /// What a GGUF file says, by the plugin's names; `architectures` as HuggingFace calls it.
+#[inline(never)]
 pub(crate) fn settings(
     mut settings: Vec<Setting>,
     architectures: &[(&str, &str)],
