@@ -27,6 +27,8 @@ pub(crate) fn engine(limits: &Limits) -> wasmtime::Result<Engine> {
     // memory has the address space that makes checks of its bounds needless (the page tables do
     // them), for they are a third of the code.
     config.cranelift_opt_level(OptLevel::None);
+    // Debuggers want these; what we say of a trap has the functions' names without them.
+    config.generate_address_map(false).native_unwind_info(false);
     Engine::new(&config)
 }
 

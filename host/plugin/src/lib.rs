@@ -28,6 +28,7 @@ mod reading;
 mod recorder;
 mod session;
 mod settings;
+mod thread;
 mod v0_1;
 
 pub use budget::Used;

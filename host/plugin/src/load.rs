@@ -10,6 +10,7 @@ use crate::compile::{compile, engine};
 use crate::error::{PluginError, Problem};
 use crate::manifest::{self, Manifest};
 use crate::session::Session;
+use crate::thread::Thread;
 use crate::v0_1::{self, Linked, Live};
 use engraft_diagnostic::escape;
 use engraft_files::digest::sha256_hex;
@@ -125,7 +126,11 @@ impl Plugin {
 
     fn identify(inner: &Inner) -> Result<Identity, PluginError> {
         let Inner { linked, limits, .. } = inner;
-        let answer = inner.on_thread(|| Live::new(linked, limits)?.identify())?;
+        let thread = Thread::start(limits).map_err(|problem| inner.error("", problem))?;
+        let (pre, bounds) = (linked.clone(), limits.clone());
+        let answer = thread
+            .run(move || Live::new(&pre, &bounds)?.identify())
+            .map_err(|problem| inner.error("", problem))?;
         let identity = answer.map_err(|error| inner.trapped("identify", &error))?;
         check_identity(&identity, limits)
             .map_err(|why| inner.error("identify", Problem::Answer(why)))?;
@@ -196,13 +201,6 @@ impl Plugin {
     pub(crate) fn trapped(&self, function: &'static str, error: &wasmtime::Error) -> PluginError {
         self.inner.trapped(function, error)
     }
-
-    pub(crate) fn on_thread<T: Send>(
-        &self,
-        work: impl FnOnce() -> T + Send,
-    ) -> Result<T, PluginError> {
-        self.inner.on_thread(work)
-    }
 }
 
 impl Inner {
@@ -213,18 +211,6 @@ impl Inner {
     fn trapped(&self, function: &'static str, error: &wasmtime::Error) -> PluginError {
         let (problem, frames) = v0_1::problem(error, &self.limits);
         PluginError { frames, ..self.error(function, problem) }
-    }
-
-    /// Runs a guest on a thread whose stack we chose.
-    fn on_thread<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, PluginError> {
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new()
-                .name("plugin".into())
-                .stack_size(self.limits.host_stack)
-                .spawn_scoped(scope, work)
-                .map_err(|e| self.error("", Problem::NoThread(e.to_string())))?;
-            thread.join().or_else(|panic| std::panic::resume_unwind(panic))
-        })
     }
 }
 

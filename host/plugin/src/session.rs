@@ -1,7 +1,6 @@
 //! One conversation with a plugin: one store, in which a model is configured, opened and written.
 //!
-//! Calls run on a thread of ours with a stack of known size: a guest's stack is the host's, and
-//! one that is too small would end the process and not the guest.
+//! Calls run on the session's own thread ([`crate::thread`]).
 
 use crate::budget::{Used, check_name, check_parameters, within};
 use crate::error::{PluginError, Problem, Refusal};
@@ -9,6 +8,7 @@ use crate::load::Plugin;
 use crate::manifest::{Manifest, ManifestError, Met};
 use crate::recorder::Recorder;
 use crate::settings::{Field, Setting, check_fields};
+use crate::thread::Thread;
 use crate::v0_1::Live;
 use engraft_diagnostic::escape;
 use engraft_ir::{DType, Graph, PlaceKind};
@@ -38,6 +38,7 @@ impl Outline {
 #[derive(Debug)]
 pub struct Session {
     plugin: Plugin,
+    thread: Thread,
     /// None once it has trapped: a store is never entered again after that.
     live: Option<Live>,
     outline: Option<Outline>,
@@ -50,13 +51,17 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(plugin: Plugin) -> Result<Session, PluginError> {
-        let limits = plugin.limits().clone();
-        let live = plugin
-            .on_thread(|| Live::new(plugin.linked(), &limits))
-            .and_then(|live| live.map_err(|error| plugin.trapped("instantiate", &error)))?;
+        let none = |problem| plugin.error("", problem);
+        let thread = Thread::start(plugin.limits()).map_err(none)?;
+        let started = plugin.clone();
+        let live = thread
+            .run(move || Live::new(started.linked(), started.limits()))
+            .map_err(none)?
+            .map_err(|error| plugin.trapped("instantiate", &error))?;
         let (outline, met) = (None, Met::default());
         Ok(Session {
             plugin,
+            thread,
             live: Some(live),
             outline,
             met,
@@ -71,7 +76,8 @@ impl Session {
     /// # Errors
     /// [`PluginError`], as all of a session's methods.
     pub fn source_fields(&mut self, dialect: &str) -> Result<Vec<Field>, PluginError> {
-        let fields = self.call("source-fields", |live| live.source_fields(dialect))?;
+        let dialect = dialect.to_owned();
+        let fields = self.call("source-fields", move |live| live.source_fields(&dialect))?;
         self.checked("source-fields", check_fields(&fields, self.plugin.limits()))?;
         // Those that the manifest was fitted to when it was loaded.
         Ok(self.plugin.manifest().map_or(fields, Manifest::model_fields))
@@ -92,15 +98,16 @@ impl Session {
     ) -> Result<Result<Vec<Setting>, Refusal>, PluginError> {
         let named = self.plugin.manifest().map(|manifest| manifest.plugin_settings(settings));
         let named = named.transpose().map_err(|error| self.mistaken(error))?;
-        let settings = named.as_deref().unwrap_or(settings);
-        let answer = self.call("configure", |live| live.configure(dialect, settings))?;
+        let settings = named.unwrap_or_else(|| settings.to_vec());
+        let (dialect, given) = (dialect.to_owned(), settings.clone());
+        let answer = self.call("configure", move |live| live.configure(&dialect, &given))?;
         match answer {
             Ok(settings) => {
                 self.checked("configure", self.check_settings(&settings))?;
                 Ok(Ok(settings))
             }
             Err((mut subject, reason)) => {
-                let handed = is_set(settings, &subject);
+                let handed = is_set(&settings, &subject);
                 if let Some(manifest) = self.plugin.manifest() {
                     subject = manifest.called_field(&subject).to_owned();
                 }
@@ -127,7 +134,8 @@ impl Session {
         if self.live.as_ref().is_some_and(Live::is_open) {
             return Err(self.plugin.error("open", Problem::Misused("a model is already open")));
         }
-        let answer = self.call("open", |live| live.open(settings))?;
+        let handed = settings.to_vec();
+        let answer = self.call("open", move |live| live.open(&handed))?;
         Ok(answer.map_err(|refusal| {
             let handed = is_set(settings, &refusal.0);
             self.refusal(refusal, handed)
@@ -165,7 +173,8 @@ impl Session {
         place: PlaceKind,
         dialect: &str,
     ) -> Result<(Vec<Parameter>, usize), PluginError> {
-        let answer = self.call("parameters", |live| live.parameters(place, dialect));
+        let dialect = dialect.to_owned();
+        let answer = self.call("parameters", move |live| live.parameters(place, &dialect));
         let mut parameters = answer.map_err(|e| e.at(place))?;
         let checked = check_parameters(&parameters, self.plugin.limits());
         let kept = self.checked("parameters", checked).map_err(|e| e.at(place))?;
@@ -179,7 +188,8 @@ impl Session {
 
     /// Source tensors that are left out on purpose: globs, each with the reason.
     pub fn unused(&mut self, dialect: &str) -> Result<Vec<(String, String)>, PluginError> {
-        let all = self.call("unused", |live| live.unused(dialect))?;
+        let dialect = dialect.to_owned();
+        let all = self.call("unused", move |live| live.unused(&dialect))?;
         let limits = self.plugin.limits();
         let check = within("left-out tensors", all.len(), limits.entries)
             .map_err(|e| e.to_string())
@@ -220,7 +230,7 @@ impl Session {
         // ([`Plugin::check_dialects`]); a checkpoint has none to go by.
         let dialect = self.plugin.identity().dialects.first().cloned().unwrap_or_default();
         let recorder = Recorder::new(self.plugin.limits());
-        self.call("write", |live| live.lend(recorder))?;
+        self.call("write", move |live| live.lend(recorder))?;
         for place in outline.places() {
             let (parameters, kept) = self.measured_parameters(place, &dialect)?;
             let plugin = self.plugin.clone();
@@ -228,7 +238,7 @@ impl Session {
             let carry = self
                 .recorder(|r| r.begin(place, &parameters, kept, dtype))
                 .and_then(|carry| carry.map_err(wrong))?;
-            let returned = self.call("write", |live| live.write(place, &carry));
+            let returned = self.call("write", move |live| live.write(place, &carry));
             let returned = returned.map_err(|e| e.at(place))?;
             self.recorder(|r| r.finish(&returned)).and_then(|done| done.map_err(wrong))?;
         }
@@ -255,16 +265,20 @@ impl Session {
     }
 
     /// Runs a call; a session whose call traps is over.
-    fn call<T: Send>(
+    fn call<T: Send + 'static>(
         &mut self,
         function: &'static str,
-        call: impl FnOnce(&mut Live) -> wasmtime::Result<T> + Send,
+        call: impl FnOnce(&mut Live) -> wasmtime::Result<T> + Send + 'static,
     ) -> Result<T, PluginError> {
         let Some(mut live) = self.live.take() else {
             let problem = Problem::Misused("the plugin was called again after it had stopped");
             return Err(self.plugin.error(function, problem));
         };
-        let answer = self.plugin.on_thread(|| call(&mut live))?;
+        let done = self.thread.run(move || {
+            let answer = call(&mut live);
+            (live, answer)
+        });
+        let (live, answer) = done.map_err(|problem| self.plugin.error("", problem))?;
         (self.fuel_used, self.memory_peak) = live.used(self.plugin.limits());
         match answer {
             Ok(answer) => {

@@ -72,7 +72,10 @@ impl Architecture for DeepSeek {
             None | Some("noaux_tc") if v3 => true,
             None | Some("greedy") if !v3 => false,
             Some("group_limited_greedy") if !v3 => true,
-            other => return source.refuse("topk_method", format!("{other:?} is not supported")),
+            Some(other) => {
+                return source.refuse("topk_method", format!("`{other}` is not supported"));
+            }
+            None => return source.refuse("topk_method", "is missing"),
         };
         if source.value(EXPERTS[0]).is_some() {
             let inner: u32 = source.get("moe_intermediate_size")?;

@@ -65,7 +65,7 @@ impl Architecture for GptOss {
         };
         let limit: f64 = config.get(LIMIT)?;
         if !(limit > 0.0 && limit.is_finite()) {
-            return refuse(LIMIT, format!("{limit:?} is no bound"));
+            return refuse(LIMIT, join(&[&show(limit), " is no bound"]));
         }
         let decoder = Decoder {
             windows: Windows::open(config, &base)?,

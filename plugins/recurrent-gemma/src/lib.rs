@@ -81,7 +81,10 @@ impl Architecture for RecurrentGemma {
         let base = Base::open(config)?;
         let kinds: Vec<String> = config.get(KINDS)?;
         if kinds.is_empty() || kinds.iter().any(|kind| !self::kinds().contains(kind)) {
-            return refuse(KINDS, format!("{kinds:?}: blocks are `recurrent` or `attention`"));
+            return refuse(
+                KINDS,
+                format!("{}: blocks are `recurrent` or `attention`", show(kinds)),
+            );
         }
         let recurrence = Recurrence::open(config, base.heads)?;
         let decoder = Decoder {

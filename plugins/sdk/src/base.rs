@@ -3,8 +3,8 @@
 
 use crate::{
     ABSENT, Axis, Fallback, Field, Outline, REQUIRED, Refusal, Setting, SettingValue, Settings,
-    default, feed_forward, flag, integer, key_heads, number, plain, query_heads, refuse, same_as,
-    set, text, texts, vocabulary,
+    default, feed_forward, flag, integer, join, key_heads, number, plain, query_heads, refuse,
+    same_as, set, show, text, texts, vocabulary,
 };
 
 /// The sizes of a decoder.
@@ -70,6 +70,7 @@ pub fn gpt_defaults(activation: &str, tied: bool) -> Vec<(&'static str, Fallback
 
 impl Base {
     /// What is read of a source's config, in HuggingFace's words.
+    #[inline(never)]
     pub fn source_fields() -> Vec<Field> {
         vec![
             integer("num_hidden_layers", REQUIRED, "Blocks."),
@@ -101,23 +102,30 @@ impl Base {
     }
 
     /// From a source's settings.
+    #[inline(never)]
     pub fn from_source(source: &Settings) -> Result<Base, Refusal> {
-        let (hidden, heads): (u32, u32) =
-            (source.get("hidden_size")?, source.get("num_attention_heads")?);
+        let [blocks, hidden, heads, key_heads, vocabulary, context] = source.all([
+            "num_hidden_layers",
+            "hidden_size",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        ])?;
         let head_width = source.find("head_dim")?.unwrap_or(hidden / heads);
         let part = source.first::<f64>(&PARTIAL)?.map(|part| (f64::from(head_width) * part) as u32);
         let said: Option<u32> = source.find("rotary_dim")?;
         let own_head: bool = source.get("tensor:lm_head.weight")?;
         let base = Base {
-            blocks: source.get("num_hidden_layers")?,
+            blocks,
             hidden,
             inner: source.find("intermediate_size")?.unwrap_or(hidden.saturating_mul(4)),
             heads,
-            key_heads: source.get("num_key_value_heads")?,
+            key_heads,
             head_width,
             rotated: part.or(said).unwrap_or(head_width),
-            vocabulary: source.get("vocab_size")?,
-            context: source.get("max_position_embeddings")?,
+            vocabulary,
+            context,
             epsilon: source.get("rms_norm_eps")?,
             activation: match source.find("hidden_activation")? {
                 Some(activation) => activation,
@@ -136,6 +144,7 @@ impl Base {
     }
 
     /// As a checkpoint's base fields. `positions` is its `position_embedding_type`.
+    #[inline(never)]
     pub fn settings(&self, architecture: &str, positions: &str) -> Vec<Setting> {
         vec![
             set("architecture", Some(architecture.into())),
@@ -181,17 +190,30 @@ impl Base {
     }
 
     /// From a checkpoint's settings, of one that may.
+    #[inline(never)]
     pub fn open_normed(config: &Settings) -> Result<Base, Refusal> {
+        let [blocks, hidden, inner, heads, key_heads, head_width, rotated, vocabulary, context] =
+            config.all([
+                "num_hidden_layers",
+                "hidden_size",
+                "intermediate_size",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "head_size",
+                "rotary_embedding_dim",
+                "vocab_size",
+                "max_position_embeddings",
+            ])?;
         let mut base = Base {
-            blocks: config.get("num_hidden_layers")?,
-            hidden: config.get("hidden_size")?,
-            inner: config.get("intermediate_size")?,
-            heads: config.get("num_attention_heads")?,
-            key_heads: config.get("num_key_value_heads")?,
-            head_width: config.get("head_size")?,
-            rotated: config.get("rotary_embedding_dim")?,
-            vocabulary: config.get("vocab_size")?,
-            context: config.get("max_position_embeddings")?,
+            blocks,
+            hidden,
+            inner,
+            heads,
+            key_heads,
+            head_width,
+            rotated,
+            vocabulary,
+            context,
             epsilon: config.get("norm_epsilon")?,
             activation: config.get("hidden_act")?,
             tied: config.get("tie_word_embeddings")?,
@@ -233,7 +255,9 @@ impl Base {
         let rotated = (f64::from(self.head_width) * part) as u32;
         match (0.0..=1.0).contains(&part) && rotated > 0 && rotated.is_multiple_of(2) {
             true => Ok(rotated),
-            false => refuse("rotary_pct", format!("{part:?} of {} elements", self.head_width)),
+            false => {
+                refuse("rotary_pct", format!("{} of {} elements", show(part), self.head_width))
+            }
         }
     }
 
@@ -289,7 +313,7 @@ impl Base {
             return said.refuse(rotary, why);
         }
         if !(self.epsilon > 0.0 && self.epsilon.is_finite()) {
-            return said.refuse(epsilon, format!("{:?} is not a small number", self.epsilon));
+            return said.refuse(epsilon, join(&[&show(self.epsilon), " is not a small number"]));
         }
         if !ACTIVATIONS.contains(&self.activation.as_str()) {
             return said.refuse("hidden_act", format!("`{}` is not supported", self.activation));

@@ -80,26 +80,25 @@ pub trait Architecture: Sized + 'static {
 
     /// What is read of a source's config, in HuggingFace's words.
     fn source_fields() -> Vec<Field> {
-        let rope = if turns::<Self>() { Rope::source_fields() } else { Vec::new() };
-        let (own, source_own) = (Self::own(), Self::source_own());
-        let mut all = [own, source_own].concat();
-        let usual = [Base::source_fields(), rope, fixed(&Self::only())].concat();
-        // A plugin's own word on a field of every decoder counts.
-        all.extend(
-            usual.into_iter().filter(|f| !all.iter().any(|o| o.path == f.path)).collect::<Vec<_>>(),
-        );
-        for (path, fallback) in Self::defaults() {
-            all.iter_mut().filter(|f| f.path == path).for_each(|f| f.fallback = fallback.clone());
-        }
+        let mut all = Self::own();
+        all.append(&mut Self::source_own());
+        usual_fields(&mut all, turns::<Self>(), &Self::only(), Self::defaults());
         all
     }
 
     /// The architecture's own fields of a checkpoint's config, beside the host's base fields.
     fn fields() -> Vec<Field> {
-        let rope = if turns::<Self>() { Rope::fields() } else { Vec::new() };
-        let part = if Self::ROTARY_PART { vec![Base::turning_field()] } else { Vec::new() };
-        let own = [Self::own(), Self::checkpoint_own(), usual(&Self::says())].concat();
-        [own, Base::fields(), rope, part].concat()
+        let mut all = Self::own();
+        all.append(&mut Self::checkpoint_own());
+        all.append(&mut usual(&Self::says()));
+        all.append(&mut Base::fields());
+        if turns::<Self>() {
+            all.append(&mut Rope::fields());
+        }
+        if Self::ROTARY_PART {
+            all.push(Base::turning_field());
+        }
+        all
     }
 
     /// A source's settings as a checkpoint's: base fields and own fields.
@@ -128,7 +127,33 @@ pub trait Architecture: Sized + 'static {
     fn open(config: &Settings) -> Result<Self::Model, Refusal>;
 }
 
+/// Adds what a source says of every decoder, and what it may say in one way only.
+#[inline(never)]
+fn usual_fields(
+    all: &mut Vec<Field>,
+    turns: bool,
+    only: &[(&'static str, SettingValue)],
+    defaults: Vec<(&'static str, Fallback)>,
+) {
+    let mut usual = Base::source_fields();
+    if turns {
+        usual.append(&mut Rope::source_fields());
+    }
+    usual.append(&mut fixed(only));
+    // A plugin's own word on a field of every decoder counts.
+    let own = all.len();
+    for field in usual {
+        if all.iter().take(own).all(|other| other.path != field.path) {
+            all.push(field);
+        }
+    }
+    for (path, fallback) in defaults {
+        all.iter_mut().filter(|f| f.path == path).for_each(|f| f.fallback = fallback.clone());
+    }
+}
+
 /// Lets settings stand in for those of the same fields.
+#[inline(never)]
 fn overlay(all: &mut Vec<Setting>, more: Vec<Setting>) {
     all.retain(|setting| more.iter().all(|m| m.path != setting.path));
     all.extend(more);

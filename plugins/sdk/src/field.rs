@@ -22,6 +22,7 @@ pub fn same_as(path: &str) -> Fallback {
 }
 
 /// A field of any kind.
+#[inline(never)]
 pub fn field(path: &str, kind: Kind, fallback: Fallback, doc: &str) -> Field {
     Field { path: path.into(), kind, fallback, doc: doc.into() }
 }

@@ -56,6 +56,7 @@ const NAMES: [(&str, &str); 24] = [
 ];
 
 /// What an architecture of GGUF calls fields. `own` are a plugin's, and come first.
+#[inline(never)]
 fn names(architecture: &str, own: &[(&'static str, &str)]) -> Names {
     // What names a tensor is whole.
     let is_tensor = |name: &str| name.starts_with("tensor:") || name.ends_with(".weight");
@@ -67,6 +68,7 @@ fn names(architecture: &str, own: &[(&'static str, &str)]) -> Names {
 }
 
 /// The fields of a HuggingFace config as GGUF files of several architectures have them.
+#[inline(never)]
 pub(crate) fn fields(
     mut fields: Vec<Field>,
     architectures: &[(&str, &str)],
@@ -93,6 +95,7 @@ pub(crate) fn fields(
 }
 
 /// What a GGUF file says, by the plugin's names; `architectures` as HuggingFace calls it.
+#[inline(never)]
 pub(crate) fn settings(
     mut settings: Vec<Setting>,
     architectures: &[(&str, &str)],

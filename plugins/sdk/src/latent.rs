@@ -7,7 +7,7 @@
 
 use crate::{
     ABSENT, Attention, Axis, Base, Field, Meaning, Net, PartExt, REQUIRED, Refusal, Rope, Settings,
-    Value, concat, integer, plain, query_heads, tensor,
+    Value, concat, integer, join, plain, query_heads, tensor,
 };
 
 /// Widths of latent attention.
@@ -72,7 +72,7 @@ impl Latent {
         // Rows `start..end` of each head's of a matrix, as `[heads, rows, in]`.
         let of_heads =
             |name: &str, width: u32, [start, end]: [u32; 2], axes: &[Axis], input: u32| {
-                tensor(n.source_of(&format!("self_attn.{name}.weight")), axes)
+                tensor(n.source_of(&join(&["self_attn.", name, ".weight"])), axes)
                     .reshape([heads, width, input].map(u64::from))
                     .slice(1, start.into(), end.into())
             };
@@ -80,7 +80,7 @@ impl Latent {
         let down = [(query, "q_a_proj"), (Some(latent + turned), "kv_a_proj_with_mqa")];
         let down = down.into_iter().filter_map(|(size, name)| Some((size?, name)));
         let parts = down.clone().map(|(size, name)| {
-            let name = n.source_of(&format!("self_attn.{name}.weight"));
+            let name = n.source_of(&join(&["self_attn.", name, ".weight"]));
             tensor(name, &[narrow(size), hidden])
         });
         let down_width: u32 = down.map(|(size, _)| size).sum();

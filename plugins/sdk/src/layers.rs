@@ -3,7 +3,7 @@
 use crate::net::linear_axes;
 use crate::{
     Attention, Axis, Base, Mlp, Net, Order, Origin, PartExt, Qkv, Rope, Scores, Value, concat,
-    plain,
+    dotted, plain,
 };
 
 impl Net<'_> {
@@ -16,7 +16,7 @@ impl Net<'_> {
     /// Rows of the embedding's table.
     pub fn embedding(&self, tokens: Value) -> Value {
         let name = "vocab_embedding";
-        let table = self.any(&format!("{name}.weight"), || {
+        let table = self.any(&dotted(name, "weight"), || {
             self.part(name, "weight", &self.decoder.base.table()).into()
         });
         self.write(|g| g.embedding(tokens, table))
@@ -26,7 +26,7 @@ impl Net<'_> {
     pub fn positions(&self, skipped: u64) -> Value {
         let (name, base) = ("position_embedding", &self.decoder.base);
         let (hidden, places) = (base.width(), plain(base.context));
-        let table = self.any(&format!("{name}.weight"), || match skipped {
+        let table = self.any(&dotted(name, "weight"), || match skipped {
             0 => self.part(name, "weight", &[places, hidden]).into(),
             _ => self.rows(name, "weight", &[(skipped, places)], hidden),
         });
@@ -50,8 +50,18 @@ impl Net<'_> {
     pub fn residual(
         &self,
         x: Value,
-        attention: impl FnOnce(Value) -> Value,
-        feed_forward: impl FnOnce(Value) -> Value,
+        attention: impl Fn(Value) -> Value,
+        feed_forward: impl Fn(Value) -> Value,
+    ) -> Value {
+        self.residual_of(x, &attention, &feed_forward)
+    }
+
+    #[inline(never)]
+    fn residual_of(
+        &self,
+        x: Value,
+        attention: &dyn Fn(Value) -> Value,
+        feed_forward: &dyn Fn(Value) -> Value,
     ) -> Value {
         let norm = |x, name| self.norm(x, name);
         let add = |x, h| self.add(x, self.scale(h, self.decoder.residual));
@@ -147,7 +157,7 @@ impl Net<'_> {
 
     /// A layer norm of each head by itself, with a gain of its own.
     pub fn norm_each_head(&self, x: Value, name: &str, gain: impl FnOnce() -> Origin) -> Value {
-        let (gain, base) = (self.kept(&format!("{name}.weight"), gain), &self.decoder.base);
+        let (gain, base) = (self.kept(&dotted(name, "weight"), gain), &self.decoder.base);
         self.write(|g| g.layer_norm_heads(x, gain, base.head_width, base.epsilon))
     }
 
@@ -196,7 +206,7 @@ impl Net<'_> {
     /// One of the same kind by another name and of another width.
     pub fn feed_forward_of(&self, x: Value, name: &str, inner: Axis) -> Value {
         let (d, hidden) = (self.decoder, self.decoder.base.width());
-        let layer = |part: &str| format!("{name}.{part}");
+        let layer = |part: &str| dotted(name, part);
         let dense = |x, part: &str, axes| self.dense(x, &layer(part), axes, d.bias.mlp);
         let h = match d.mlp {
             Mlp::Plain => self.activate(dense(x, "fc", [inner, hidden])),

@@ -23,6 +23,8 @@ mod component;
 mod decoder;
 mod field;
 mod gguf;
+#[cfg(target_arch = "wasm32")]
+mod heap;
 mod latent;
 mod layers;
 mod mixture;
@@ -32,6 +34,7 @@ mod recurrence;
 mod rope;
 mod settings;
 mod windows;
+mod words;
 
 pub use base::{Base, GPT_NAMES, gpt_defaults, layer_norm_defaults};
 pub use component::{Architecture, Component, Model};
@@ -52,6 +55,7 @@ pub use recurrence::Recurrence;
 pub use rope::Rope;
 pub use settings::{FromSetting, Names, Settings, alibi_slopes, refuse, renamed, respelled, set};
 pub use windows::Windows;
+pub use words::{dotted, join, show};
 
 pub use bindings::engraft::plugin::config::{
     Fallback, Field, Kind, Setting, Value as SettingValue,

@@ -3,8 +3,8 @@
 
 use crate::{
     ABSENT, Axis, Field, Joint, Meaning, Mixture, Net, Origin, Part, Pile, Refusal, Setting,
-    SettingValue, Settings, Value, default, feed_forward, integer, number, plain, refuse, set,
-    text,
+    SettingValue, Settings, Value, default, feed_forward, integer, join, number, plain, refuse,
+    set, show, text,
 };
 
 /// The experts of a model, and how a token's are chosen.
@@ -140,7 +140,7 @@ impl Experts {
             return refuse(chosen, format!("{} of {} experts", self.chosen, self.count));
         }
         if !self.scale.is_finite() {
-            return refuse(scale, format!("{:?} is no factor", self.scale));
+            return refuse(scale, join(&[&show(self.scale), " is no factor"]));
         }
         let Some([all, taken]) = self.groups else { return Ok(()) };
         if all == 0 || !self.count.is_multiple_of(all) {
@@ -203,7 +203,7 @@ impl Net<'_> {
     ) -> Value {
         let (hidden, inner) = (self.decoder.base.width(), experts.inside());
         let part = |e: u32, name: &str, axes: [Axis; 2]| {
-            self.part(&format!("{source}.{e}.{name}"), "weight", &axes)
+            self.part(&join(&[source, ".", &e.to_string(), ".", name]), "weight", &axes)
         };
         let pile = |joint: &dyn Fn(u32) -> Vec<Part>| {
             let parts = (0..experts.count).map(|e| Joint { axis: 0, parts: joint(e) }).collect();

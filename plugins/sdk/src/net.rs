@@ -7,7 +7,7 @@
 
 use crate::{
     Axis, Builder, Decoder, Gain, Origin, Parameter, ParameterExt, Part, PartExt, Place, Precision,
-    Value, Weight, concat, parameter, tensor, tied,
+    Value, Weight, concat, dotted, join, parameter, tensor, tied,
 };
 use std::cell::RefCell;
 
@@ -89,7 +89,7 @@ impl<'a> Net<'a> {
 
     /// A layer's tensor as a parameter of 32 bits, which the host must not quantise.
     pub fn single(&self, layer: &str, kind: &str, axes: &[Axis]) -> Weight {
-        let name = format!("{layer}.{kind}");
+        let name = dotted(layer, kind);
         let make = || Parameter {
             precision: Precision::Single,
             ..parameter(name.as_str(), self.part(layer, kind, axes))
@@ -106,21 +106,25 @@ impl<'a> Net<'a> {
     pub fn source(&self, layer: &str, kind: &str) -> String {
         let d = self.decoder;
         let layer = if self.is_gguf() { d.gguf_name(layer) } else { d.name(layer) };
-        self.source_of(&format!("{layer}.{kind}"))
+        self.source_of(&dotted(layer, kind))
     }
 
     /// What the source calls a tensor of this place, whose name within it is given.
+    #[inline(never)]
     pub fn source_of(&self, tensor: &str) -> String {
         let d = self.decoder;
         match (self.at, self.is_gguf()) {
-            (Place::Block(i), true) => format!("blk.{i}.{tensor}"),
-            (Place::Block(i), false) => format!("{}{}.{i}.{tensor}", d.prefix, d.name("layers")),
-            (_, false) if !tensor.starts_with(d.name("lm_head")) => format!("{}{tensor}", d.prefix),
+            (Place::Block(i), true) => join(&["blk.", &i.to_string(), ".", tensor]),
+            (Place::Block(i), false) => {
+                join(&[d.prefix, d.name("layers"), ".", &i.to_string(), ".", tensor])
+            }
+            (_, false) if !tensor.starts_with(d.name("lm_head")) => join(&[d.prefix, tensor]),
             _ => tensor.into(),
         }
     }
 
     /// A layer's tensor, with the axes of what it becomes.
+    #[inline(never)]
     pub fn part(&self, layer: &str, kind: &str, axes: &[Axis]) -> Part {
         let (d, gguf) = (self.decoder, self.is_gguf());
         let mut part = tensor(self.source(layer, kind), axes);
@@ -159,8 +163,8 @@ impl<'a> Net<'a> {
         bias: bool,
         origin: impl Fn(&str) -> Origin,
     ) -> Value {
-        let weight = self.any(&format!("{name}.weight"), || origin("weight"));
-        let bias = bias.then(|| self.any(&format!("{name}.bias"), || origin("bias")));
+        let weight = self.any(&dotted(name, "weight"), || origin("weight"));
+        let bias = bias.then(|| self.any(&dotted(name, "bias"), || origin("bias")));
         self.write(|g| g.linear(x, weight, bias))
     }
 
@@ -170,12 +174,13 @@ impl<'a> Net<'a> {
     }
 
     /// The same of another width.
+    #[inline(never)]
     pub fn norm_of(&self, x: Value, name: &str, width: Axis) -> Value {
         let (norm, epsilon) = (self.decoder.norm, self.decoder.base.epsilon);
         let weight = (norm.gain != Gain::None).then(|| self.gain(name, width));
-        let bias = norm.bias.then(|| {
-            self.kept(&format!("{name}.bias"), || self.part(name, "bias", &[width]).into())
-        });
+        let bias = norm
+            .bias
+            .then(|| self.kept(&dotted(name, "bias"), || self.part(name, "bias", &[width]).into()));
         self.write(|g| match weight {
             Some(weight) if !norm.centred => g.rms_norm(x, weight, epsilon),
             weight => g.layer_norm(x, weight, bias, epsilon),
@@ -190,7 +195,7 @@ impl<'a> Net<'a> {
 
     /// A norm's gain, which some sources store less one.
     pub fn gain(&self, name: &str, width: Axis) -> Weight {
-        self.kept(&format!("{name}.weight"), || {
+        self.kept(&dotted(name, "weight"), || {
             let part = self.part(name, "weight", &[width]);
             match self.decoder.norm.gain == Gain::LessOne && !self.is_gguf() {
                 true => part.add(1.0).into(),
@@ -201,7 +206,7 @@ impl<'a> Net<'a> {
 
     /// The same bytes as a layer of the embedding.
     pub fn tied(&self, name: &str, to: &str) -> Weight {
-        self.any(&format!("{name}.weight"), || tied(&format!("{to}.weight")))
+        self.any(&dotted(name, "weight"), || tied(&dotted(to, "weight")))
     }
 
     /// Cuts the last axis.

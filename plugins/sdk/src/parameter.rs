@@ -81,11 +81,12 @@ impl PartExt for Part {
 
     fn pairs_to_halves(self, head_width: u64) -> Part {
         let shape: Vec<u64> = self.axes.iter().map(|axis| axis.size).collect();
-        let heads = [shape[0] / head_width, head_width / 2, 2];
-        let rest = 3..shape.len() as u32 + 2;
-        self.reshape(heads.into_iter().chain(shape[1..].to_vec()))
-            .permute([0, 2, 1].into_iter().chain(rest))
-            .reshape(shape)
+        let mut heads = vec![shape[0] / head_width, head_width / 2, 2];
+        heads.extend_from_slice(&shape[1..]);
+        let order = (0..heads.len() as u32)
+            .map(|axis| [0, 2, 1].get(axis as usize).copied().unwrap_or(axis));
+        let order: Vec<u32> = order.collect();
+        self.reshape(heads).permute(order).reshape(shape)
     }
 }
 

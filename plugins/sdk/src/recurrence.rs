@@ -2,8 +2,8 @@
 //! and a gated linear recurrence, and is multiplied by the other.
 
 use crate::{
-    Axis, Field, Meaning, Net, PartExt, Refusal, Settings, Value, default, integer, plain, refuse,
-    same_as, tensor,
+    Axis, Field, Meaning, Net, PartExt, Refusal, Settings, Value, default, dotted, integer, join,
+    plain, refuse, same_as, tensor,
 };
 
 /// Sizes of recurrent layers.
@@ -46,40 +46,39 @@ impl Recurrence {
         let Recurrence { channels, taps, heads } = *self;
         let (hidden, width) = (n.decoder.base.width(), channels / heads);
         let channels = recurrent(channels);
-        let part =
-            |name: &str, axes: &[Axis]| tensor(n.source_of(&format!("{source}.{name}")), axes);
+        let part = |name: &str, axes: &[Axis]| tensor(n.source_of(&dotted(source, name)), axes);
         let dense = |x, name: &str, bias: &str, [out, input]: [Axis; 2]| {
-            let weight = n.any(&format!("{own}.{name}.weight"), || {
-                part(&format!("{name}.weight"), &[out, input]).into()
+            let weight = n.any(&join(&[own, ".", name, ".weight"]), || {
+                part(&dotted(name, "weight"), &[out, input]).into()
             });
-            let bias =
-                n.any(&format!("{own}.{bias}"), || part(&format!("{name}.bias"), &[out]).into());
+            let bias = n.any(&dotted(own, bias), || part(&dotted(name, "bias"), &[out]).into());
             n.write(|g| g.linear(x, weight, Some(bias)))
         };
         let y = n.activate(dense(x, "linear_y", "y_bias", [channels, hidden]));
         let x = dense(x, "linear_x", "linear_x.bias", [channels, hidden]);
 
-        let kernel = n.kept(&format!("{own}.conv1d.weight"), || {
+        let kernel = n.kept(&dotted(own, "conv1d.weight"), || {
             let axes = [channels, plain(taps)];
             part("conv_1d.weight", &axes).reshape(axes.map(|axis| axis.size)).into()
         });
-        let bias =
-            n.kept(&format!("{own}.conv1d.bias"), || part("conv_1d.bias", &[channels]).into());
+        let bias = n.kept(&dotted(own, "conv1d.bias"), || part("conv_1d.bias", &[channels]).into());
         let x = n.write(|g| g.convolve(x, kernel, Some(bias)));
 
         // Matrices are `[in, out]` in the source.
         let gate = |name: &str| {
-            let weight = n.kept(&format!("{own}.rg_lru.{name}_trans.weight"), || {
+            let weight = n.kept(&join(&[own, ".rg_lru.", name, "_trans.weight"]), || {
                 let axes = [recurrent(heads), plain(width), plain(width)];
-                part(&format!("rg_lru.{name}_weight"), &axes).permute([0, 2, 1]).into()
+                part(&join(&["rg_lru.", name, "_weight"]), &axes).permute([0, 2, 1]).into()
             });
-            let bias = n.kept(&format!("{own}.rg_lru.{name}_trans.bias"), || {
-                part(&format!("rg_lru.{name}_bias"), &[channels]).reshape([channels.size]).into()
+            let bias = n.kept(&join(&[own, ".rg_lru.", name, "_trans.bias"]), || {
+                part(&join(&["rg_lru.", name, "_bias"]), &[channels])
+                    .reshape([channels.size])
+                    .into()
             });
             n.write(|g| g.linear_heads(x, weight, Some(bias), heads))
         };
         let (input, again) = (gate("input_gate"), gate("recurrent_gate"));
-        let decay = n.kept(&format!("{own}.rg_lru.recurrent_param"), || {
+        let decay = n.kept(&dotted(own, "rg_lru.recurrent_param"), || {
             part("rg_lru.recurrent_param", &[channels]).into()
         });
         let x = n.write(|g| g.recur(x, input, again, decay));

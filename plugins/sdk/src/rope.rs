@@ -6,7 +6,7 @@
 
 use crate::{
     ABSENT, Field, FieldExt, Kind, Refusal, Rotary, Setting, SettingValue, Settings, default,
-    field, integer, number, numbers, refuse, set,
+    dotted, field, integer, join, number, numbers, refuse, set, show,
 };
 
 /// What a scaling consists of: its key in HuggingFace's configs and in a checkpoint's.
@@ -56,8 +56,9 @@ const BASES: [&str; 4] = [
 ];
 
 /// The value of a part and where it was said.
+#[inline(never)]
 fn find<'a>(source: &'a Settings, part: &str) -> Option<(String, &'a SettingValue)> {
-    let paths = OBJECTS.into_iter().map(|object| format!("{object}.{part}"));
+    let paths = OBJECTS.into_iter().map(|object| dotted(object, part));
     paths.filter_map(|path| source.value(&path).map(|value| (path, value))).next()
 }
 
@@ -97,6 +98,7 @@ fn mscale(factor: f64, by: f64) -> f64 {
 
 impl Rope {
     /// What is read of a source's config, in HuggingFace's words.
+    #[inline(never)]
     pub fn source_fields() -> Vec<Field> {
         let divisors = STORED.map(|path| numbers(path, ABSENT, "A divisor for each turning pair."));
         let mut fields = divisors.to_vec();
@@ -104,23 +106,24 @@ impl Rope {
         let unsupported = UNSUPPORTED.iter().map(|(part, value)| (*part, value.kind()));
         for (part, kind) in PARTS.into_iter().chain(unsupported) {
             fields.extend(OBJECTS.map(|object| {
-                field(&format!("{object}.{part}"), kind, ABSENT, "Part of a rotary scaling.")
+                field(&dotted(object, part), kind, ABSENT, "Part of a rotary scaling.")
             }));
         }
         fields.push(integer(CONTEXT, ABSENT, "The context that was trained, of a scaling."));
         for (part, _) in LONG {
             fields.extend(OBJECTS.map(|object| {
-                numbers(&format!("{object}.{part}"), ABSENT, "A divisor for each turning pair.")
+                numbers(&dotted(object, part), ABSENT, "A divisor for each turning pair.")
             }));
         }
         fields
     }
 
     /// The same in a checkpoint's config.
+    #[inline(never)]
     pub fn fields() -> Vec<Field> {
         let base = number("rotary_base", default(10000.0), "Rotary base.");
         let parts = PARTS.iter().map(|&(part, kind)| {
-            field(&format!("rotary_scaling.{part}"), kind, ABSENT, "Part of a rotary scaling.")
+            field(&dotted("rotary_scaling", part), kind, ABSENT, "Part of a rotary scaling.")
         });
         let long = LONG.map(|(_, path)| numbers(path, ABSENT, "A divisor for each turning pair."));
         let attention = number(LONG_ATTENTION, ABSENT, "What LongRoPE's turning is multiplied by.");
@@ -144,7 +147,7 @@ impl Rope {
         }
         for (part, value) in UNSUPPORTED {
             for object in OBJECTS {
-                source.check_fixed(&[(&format!("{object}.{part}"), value.clone())])?;
+                source.check_fixed(&[(&dotted(object, part), value.clone())])?;
             }
         }
         let said = find(source, "rope_type").or_else(|| find(source, "type"));
@@ -167,7 +170,7 @@ impl Rope {
                 value = value.or(Some(context.into()));
             }
             let value = value.filter(|_| !kind.is_empty());
-            settings.push(set(&format!("rotary_scaling.{part}"), value));
+            settings.push(set(&dotted("rotary_scaling", part), value));
         }
         Ok(settings)
     }
@@ -218,6 +221,7 @@ impl Rope {
     }
 
     /// LongRoPE from a checkpoint's settings, where they say it.
+    #[inline(never)]
     fn open_long(config: &Settings) -> Result<Option<Scaling>, Refusal> {
         let [short, long] = LONG.map(|(_, path)| config.find::<Vec<f64>>(path));
         let (Some(short), Some(long)) = (short?, long?) else { return Ok(None) };
@@ -231,14 +235,15 @@ impl Rope {
             return refuse(LONG[0].1, "must be as many numbers above zero as there are long ones");
         }
         if !(attention > 0.0 && attention.is_finite()) {
-            return refuse(LONG_ATTENTION, format!("{attention:?} is no factor"));
+            return refuse(LONG_ATTENTION, join(&[&show(attention), " is no factor"]));
         }
         Ok(Some(Scaling::Long { short, long, attention, context }))
     }
 
     /// YaRN from a checkpoint's settings.
+    #[inline(never)]
     fn open_yarn(config: &Settings) -> Result<Yarn, Refusal> {
-        let part = |part: &str| config.find::<f64>(&format!("rotary_scaling.{part}"));
+        let part = |part: &str| config.find::<f64>(&dotted("rotary_scaling", part));
         let factor = config.get("rotary_scaling.factor")?;
         let all_dim = part("mscale_all_dim")?.filter(|&by| by != 0.0);
         let sharpened = match (part("mscale")?.filter(|&by| by != 0.0), all_dim) {
@@ -257,8 +262,9 @@ impl Rope {
     }
 
     /// From a checkpoint's settings.
+    #[inline(never)]
     pub fn open(config: &Settings) -> Result<Rope, Refusal> {
-        let number = |part: &str| config.get(&format!("rotary_scaling.{part}"));
+        let number = |part: &str| config.get(&dotted("rotary_scaling", part));
         let kind = config.first::<String>(&["rotary_scaling.type", "rotary_scaling.rope_type"])?;
         let scaling = match kind.as_deref() {
             None | Some("none" | "default") => Rope::open_long(config)?,
@@ -306,6 +312,7 @@ impl Rope {
     }
 
     /// The options for one `rotate`. `rotated`: how many leading elements of a head turn.
+    #[inline(never)]
     pub fn rotary(&self, head_width: u32, rotated: u32) -> Rotary {
         let rotary = Rotary::new(head_width, rotated, self.base);
         if self.interleaved {

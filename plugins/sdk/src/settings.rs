@@ -1,16 +1,28 @@
 //! Reading settings: each value by its path and as the type that is wanted, or a refusal that
 //! names the field.
 
-use crate::{Fallback, Field, Refusal, Setting, SettingValue};
+use crate::words::shown;
+use crate::{Fallback, Field, Refusal, Setting, SettingValue, join, show};
 
 /// Turns a model down: the field at fault, and why.
 pub fn refuse<T>(subject: &str, reason: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { subject: subject.into(), reason: reason.into() })
+    Err(refusal(subject, reason.into()))
+}
+
+#[cold]
+#[inline(never)]
+fn refusal(subject: &str, reason: String) -> Refusal {
+    Refusal { subject: subject.into(), reason }
 }
 
 /// A field of a checkpoint's config with its value; `None` says that it has none.
 pub fn set(path: &str, value: impl Into<Option<SettingValue>>) -> Setting {
-    Setting { path: path.into(), value: value.into() }
+    setting(path, value.into())
+}
+
+#[inline(never)]
+fn setting(path: &str, value: Option<SettingValue>) -> Setting {
+    Setting { path: path.into(), value }
 }
 
 /// What the declared fields resolved to.
@@ -25,6 +37,7 @@ pub type Names = Vec<(&'static str, String)>;
 
 /// The same fields in a dialect with names of its own; of those that it has no name for, only
 /// those with a default stay.
+#[inline(never)]
 pub fn renamed(fields: Vec<Field>, names: &Names) -> Vec<Field> {
     let find = |path: &str| names.iter().find(|(ours, _)| *ours == path).map(|(_, own)| own);
     fields
@@ -45,6 +58,7 @@ pub fn renamed(fields: Vec<Field>, names: &Names) -> Vec<Field> {
 }
 
 /// The same fields, some of them by another name.
+#[inline(never)]
 pub fn respelled(mut fields: Vec<Field>, names: &[(&str, &str)]) -> Vec<Field> {
     for field in &mut fields {
         respell(&mut field.path, names);
@@ -96,26 +110,41 @@ impl Settings {
     }
 
     /// The value of a field, as it came.
+    #[inline(never)]
     pub fn value(&self, path: &str) -> Option<&SettingValue> {
         let path = self.spelled(path);
         self.settings.iter().find(|setting| setting.path == path)?.value.as_ref()
     }
 
     /// The value of a field that may be absent.
+    #[inline(never)]
     pub fn find<T: FromSetting>(&self, path: &str) -> Result<Option<T>, Refusal> {
         let Some(value) = self.value(path) else { return Ok(None) };
         match T::from_setting(value) {
             Some(value) => Ok(Some(value)),
-            None => self.refuse(path, format!("must be {}", T::WANTED)),
+            None => self.refuse(path, join(&["must be ", T::WANTED])),
         }
     }
 
     /// The value of a field that must be there.
+    #[inline(never)]
     pub fn get<T: FromSetting>(&self, path: &str) -> Result<T, Refusal> {
         match self.find(path)? {
             Some(value) => Ok(value),
             None => self.refuse(path, "is missing"),
         }
+    }
+
+    /// The values of several fields that must be there.
+    pub fn all<T: FromSetting + Default + Copy, const N: usize>(
+        &self,
+        paths: [&str; N],
+    ) -> Result<[T; N], Refusal> {
+        let mut values = [T::default(); N];
+        for (value, path) in values.iter_mut().zip(paths) {
+            *value = self.get(path)?;
+        }
+        Ok(values)
     }
 
     /// The value of the first of several fields that is there.
@@ -132,7 +161,7 @@ impl Settings {
     pub fn positive(&self, path: &str) -> Result<Option<f64>, Refusal> {
         match self.find::<f64>(path)? {
             Some(value) if !(value as f32 > 0.0 && (value as f32).is_finite()) => {
-                self.refuse(path, format!("{value:?} is not more than zero"))
+                self.refuse(path, join(&[&show(value), " is not more than zero"]))
             }
             value => Ok(value),
         }
@@ -155,7 +184,7 @@ impl Settings {
     pub fn check_fixed(&self, values: &[(&str, SettingValue)]) -> Result<(), Refusal> {
         for (path, wanted) in values {
             if let Some(found) = self.value(path).filter(|found| !same(found, wanted)) {
-                return self.refuse(path, format!("{} is not supported", show(found)));
+                return self.refuse(path, join(&[&shown(found), " is not supported"]));
             }
         }
         Ok(())
@@ -174,20 +203,7 @@ pub fn alibi_slopes(heads: u32, max: f64) -> Vec<f64> {
 fn same(found: &SettingValue, wanted: &SettingValue) -> bool {
     match (found, wanted) {
         (SettingValue::Texts(all), SettingValue::Texts(one)) => all.iter().all(|v| one.contains(v)),
-        _ => show(found) == show(wanted),
-    }
-}
-
-/// A value as a config spells it.
-fn show(value: &SettingValue) -> String {
-    match value {
-        SettingValue::Flag(v) => v.to_string(),
-        SettingValue::Integer(v) => v.to_string(),
-        SettingValue::Number(v) => format!("{v:?}"),
-        SettingValue::Text(v) => format!("{v:?}"),
-        SettingValue::Integers(v) => format!("{v:?}"),
-        SettingValue::Numbers(v) => format!("{v:?}"),
-        SettingValue::Texts(v) => format!("{v:?}"),
+        _ => shown(found) == shown(wanted),
     }
 }
 
