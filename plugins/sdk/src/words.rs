@@ -29,7 +29,7 @@ pub(crate) fn shown(value: &SettingValue) -> String {
     fn list<T>(all: &[T], show: fn(&T) -> String) -> String {
         join(&["[", &all.iter().map(show).collect::<Vec<_>>().join(", "), "]"])
     }
-    fn quoted(text: &String) -> String {
+    fn quoted(text: &str) -> String {
         join(&["\"", text, "\""])
     }
     match value {
@@ -39,7 +39,7 @@ pub(crate) fn shown(value: &SettingValue) -> String {
         SettingValue::Text(v) => quoted(v),
         SettingValue::Integers(v) => list(v, i64::to_string),
         SettingValue::Numbers(v) => list(v, number),
-        SettingValue::Texts(v) => list(v, quoted),
+        SettingValue::Texts(v) => list(v, |text| quoted(text)),
     }
 }
 
