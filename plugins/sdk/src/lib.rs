@@ -23,8 +23,6 @@ mod component;
 mod decoder;
 mod field;
 mod gguf;
-#[cfg(target_arch = "wasm32")]
-mod heap;
 mod latent;
 mod layers;
 mod mixture;
