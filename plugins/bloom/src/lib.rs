@@ -11,7 +11,7 @@ impl Architecture for Bloom {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["BloomForCausalLM"];
     const DOC: &str = "BLOOM.";
-    const GGUF: &[(&str, &str)] = &[("bloom", "BloomForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:bloom", "BloomForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] = &[GGUF_LAYER_NORM];
     const NAMES: &[(&str, &str)] = &[
         ("num_hidden_layers", "n_layer"),

@@ -19,7 +19,7 @@ impl Architecture for Falcon {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["FalconForCausalLM", "RWForCausalLM"];
     const DOC: &str = "Falcon.";
-    const GGUF: &[(&str, &str)] = &[("falcon", "FalconForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:falcon", "FalconForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] =
         &[GGUF_LAYER_NORM, (TWO, TWO), ("tensor_data_layout", "tensor_data_layout")];
     const NAMES: &[(&str, &str)] = &[

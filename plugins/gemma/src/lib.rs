@@ -10,7 +10,7 @@ impl Architecture for Gemma {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GemmaForCausalLM"];
     const DOC: &str = "Gemma 1.";
-    const GGUF: &[(&str, &str)] = &[("gemma", "GemmaForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:gemma", "GemmaForCausalLM")];
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
         // Older configs say `gelu` in `hidden_act`, and mean this.

@@ -23,7 +23,7 @@ impl Architecture for Gemma2 {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["Gemma2ForCausalLM", THIRD];
     const DOC: &str = "Gemma 2 and 3, without images.";
-    const GGUF: &[(&str, &str)] = &[("gemma2", "Gemma2ForCausalLM"), ("gemma3", THIRD)];
+    const GGUF: &[(&str, &str)] = &[("gguf:gemma2", "Gemma2ForCausalLM"), ("gguf:gemma3", THIRD)];
     const GGUF_NAMES: &[(&str, &str)] = &[
         (CAPS[0], CAPS[0]),
         (CAPS[1], CAPS[1]),

@@ -15,7 +15,7 @@ impl Architecture for GptNeoX {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPTNeoXForCausalLM"];
     const DOC: &str = "GPT-NeoX and Pythia.";
-    const GGUF: &[(&str, &str)] = &[("gptneox", "GPTNeoXForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:gptneox", "GPTNeoXForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] = &[
         GGUF_LAYER_NORM,
         ("attention_bias", "tensor:blk.0.attn_qkv.bias"),

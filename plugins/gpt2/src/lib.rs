@@ -14,7 +14,7 @@ impl Architecture for Gpt2 {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["GPT2LMHeadModel"];
     const DOC: &str = "GPT-2.";
-    const GGUF: &[(&str, &str)] = &[("gpt2", "GPT2LMHeadModel")];
+    const GGUF: &[(&str, &str)] = &[("gguf:gpt2", "GPT2LMHeadModel")];
     const GGUF_NAMES: &[(&str, &str)] = &[GGUF_LAYER_NORM];
     const NAMES: &[(&str, &str)] = GPT_NAMES;
     const POSITIONS: &str = "learned_absolute";

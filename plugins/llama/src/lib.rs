@@ -14,7 +14,7 @@ impl Architecture for Llama {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["LlamaForCausalLM", "SmolLM3ForCausalLM"];
     const DOC: &str = "Llama 1 to 3 and SmolLM3.";
-    const GGUF: &[(&str, &str)] = &[("llama", "LlamaForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:llama", "LlamaForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] = &[
         ("attention_bias", "tensor:blk.0.attn_q.bias"),
         ("mlp_bias", "tensor:blk.0.ffn_gate.bias"),

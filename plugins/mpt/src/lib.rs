@@ -10,7 +10,7 @@ impl Architecture for Mpt {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["MPTForCausalLM", "MptForCausalLM"];
     const DOC: &str = "MPT.";
-    const GGUF: &[(&str, &str)] = &[("mpt", "MPTForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:mpt", "MPTForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] = &[
         GGUF_LAYER_NORM,
         ("clip_qkv", "attention.clamp_kqv"),

@@ -11,7 +11,7 @@ impl Architecture for Phi {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["PhiForCausalLM"];
     const DOC: &str = "Phi 1 and 2.";
-    const GGUF: &[(&str, &str)] = &[("phi2", "PhiForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:phi2", "PhiForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] = &[GGUF_LAYER_NORM];
     const NAMES: &[(&str, &str)] = &[("rms_norm_eps", "layer_norm_eps")];
     const ROTARY_PART: bool = true;

@@ -11,7 +11,7 @@ impl Architecture for Phi3 {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["Phi3ForCausalLM"];
     const DOC: &str = "Phi 3 and 4.";
-    const GGUF: &[(&str, &str)] = &[("phi3", "Phi3ForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:phi3", "Phi3ForCausalLM")];
 
     fn own() -> Vec<Field> {
         Windows::fields()

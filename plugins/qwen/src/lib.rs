@@ -23,7 +23,8 @@ impl Architecture for Qwen {
     const ACCEPTS: &[&str] =
         &["Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"];
     const DOC: &str = "Qwen 2 and 3, and their mixtures of experts.";
-    const GGUF: &[(&str, &str)] = &[("qwen2", "Qwen2ForCausalLM"), ("qwen3", "Qwen3ForCausalLM")];
+    const GGUF: &[(&str, &str)] =
+        &[("gguf:qwen2", "Qwen2ForCausalLM"), ("gguf:qwen3", "Qwen3ForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] = &[("qkv_bias", "tensor:blk.0.attn_q.bias")];
 
     fn own() -> Vec<Field> {

@@ -24,7 +24,8 @@ pub trait Architecture: Sized + 'static {
     /// One sentence for a listing.
     const DOC: &str;
 
-    /// GGUF's architectures that are its own, each with the one of [`Self::ACCEPTS`] that it is.
+    /// GGUF's architectures that are its own, as `gguf:llama`, each with the one of
+    /// [`Self::ACCEPTS`] that it is.
     const GGUF: &[(&str, &str)] = &[];
     /// What GGUF calls the fields that are not of every decoder: their names in
     /// [`Self::source_fields`], and keys without the architecture before them, or `tensor:NAME`.
@@ -249,7 +250,7 @@ impl<A: Architecture> wit::Guest for Component<A> {
     fn identify() -> Identity {
         report_panics();
         let accepts = A::ACCEPTS.iter().map(|&name| name.into());
-        let gguf = A::GGUF.iter().map(|(name, _)| format!("{GGUF}:{name}"));
+        let gguf = A::GGUF.iter().map(|(name, _)| String::from(*name));
         let dialects = ["hugging-face", GGUF].into_iter().take(1 + A::GGUF.len().min(1));
         Identity {
             name: A::NAME.into(),

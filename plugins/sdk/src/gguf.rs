@@ -55,9 +55,16 @@ const NAMES: [(&str, &str); 24] = [
     ("rope_factors_long.weight", "rope_factors_long.weight"),
 ];
 
+/// What a GGUF file calls the architecture that is `gguf:NAME` elsewhere. Plugins spell the whole, so
+/// that a component's bytes tell it.
+fn bare(architecture: &str) -> &str {
+    architecture.strip_prefix("gguf:").unwrap_or(architecture)
+}
+
 /// What an architecture of GGUF calls fields. `own` are a plugin's, and come first.
 #[inline(never)]
 fn names(architecture: &str, own: &[(&'static str, &str)]) -> Names {
+    let architecture = bare(architecture);
     // What names a tensor is whole.
     let is_tensor = |name: &str| name.starts_with("tensor:") || name.ends_with(".weight");
     let spelled = |&(ours, name): &(&'static str, &str)| match is_tensor(name) {
@@ -103,7 +110,7 @@ pub(crate) fn settings(
 ) -> Result<Settings, Refusal> {
     let said = settings.iter().find(|setting| setting.path == ARCHITECTURE);
     let found = match said.and_then(|setting| setting.value.as_ref()) {
-        Some(SettingValue::Text(said)) => architectures.iter().find(|(name, _)| name == said),
+        Some(SettingValue::Text(said)) => architectures.iter().find(|(name, _)| bare(name) == said),
         _ => architectures.first(),
     };
     let Some((name, architecture)) = found else {

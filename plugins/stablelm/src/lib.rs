@@ -14,7 +14,7 @@ impl Architecture for StableLm {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["StableLmForCausalLM"];
     const DOC: &str = "StableLM.";
-    const GGUF: &[(&str, &str)] = &[("stablelm", "StableLmForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:stablelm", "StableLmForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] = &[
         GGUF_LAYER_NORM,
         ("use_qkv_bias", "tensor:blk.0.attn_q.bias"),

@@ -10,7 +10,7 @@ impl Architecture for StarCoder2 {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     const ACCEPTS: &[&str] = &["Starcoder2ForCausalLM"];
     const DOC: &str = "StarCoder 2.";
-    const GGUF: &[(&str, &str)] = &[("starcoder2", "Starcoder2ForCausalLM")];
+    const GGUF: &[(&str, &str)] = &[("gguf:starcoder2", "Starcoder2ForCausalLM")];
     const GGUF_NAMES: &[(&str, &str)] = &[GGUF_LAYER_NORM, ("bias", "tensor:blk.0.attn_q.bias")];
     const NAMES: &[(&str, &str)] = &[("rms_norm_eps", "norm_epsilon"), ("bias", "use_bias")];
 
