@@ -14,6 +14,7 @@
 
 mod arithmetic;
 mod cast;
+mod cut;
 mod error;
 mod finite;
 mod moves;
@@ -24,6 +25,7 @@ mod steps;
 mod stream;
 mod trace;
 
+pub use cut::{Cut, Piece, Share};
 pub use error::{Listing, WeightError};
 pub use finite::finite;
 pub use origin::{Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, full_name};
