@@ -115,7 +115,7 @@ fn write(blocks: u32, dtype: DType, fused: bool) -> Graph {
     let mut w = Writer { graph, dtype, place };
     let table = w.weight(&[VOCABULARY as u64, WIDTH]);
     let tokens = w.op(Op::Tokens)[0];
-    let mut x = w.op(Op::Embedding { tokens, table })[0];
+    let mut x = w.op(Op::Embedding { tokens, table, stretch: None })[0];
     // What is still to be added to `x`, where adding is a part of the next norm.
     let mut pending: Option<Value> = None;
     let norm = |w: &mut Writer, x: &mut Value, pending: &mut Option<Value>| {

@@ -35,7 +35,7 @@ fn graph() -> Graph {
     let p = g.make_place(PlaceKind::Embed);
     let table = weight(&mut g, p, "transformer.vocab_embedding.weight", &[32, 8]);
     let tokens = append(&mut g, p, Op::Tokens);
-    let mut x = append(&mut g, p, Op::Embedding { tokens, table });
+    let mut x = append(&mut g, p, Op::Embedding { tokens, table, stretch: None });
     g.places[p].carry = vec![x];
     for block in 0..2 {
         let p = g.make_place(PlaceKind::Block(block));

@@ -206,7 +206,14 @@ impl Builder<'_> {
         };
         Ok(Some(match node.op {
             Op::Tokens | Op::Split { .. } | Op::Concat { .. } => return Ok(None),
-            Op::Embedding { tokens, table } => {
+            Op::Embedding { stretch: Some(_), .. }
+            | Op::Positions { stretch: Some(_), .. }
+            | Op::Receive { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. } => {
+                return Err(unsupported("it is for several ranks", id));
+            }
+            Op::Embedding { tokens, table, stretch: None } => {
                 let made = self.graph.values[tokens].node;
                 if !matches!(self.graph.nodes[made].op, Op::Tokens) {
                     return Err(unsupported("its rows are not the batch's tokens", tokens));
@@ -221,7 +228,7 @@ impl Builder<'_> {
                 let bias = self.maybe_vector(bias)?;
                 Call::Linear { input, weight, bias, output }
             }
-            Op::Positions { table } => {
+            Op::Positions { table, stretch: None } => {
                 Call::Positions { table: self.matrix(table)?, output: result(0)? }
             }
             Op::LayerNorm { input, weight, bias, epsilon } => {

@@ -140,7 +140,7 @@ fn run(program: &dyn Program, tokens: &[u32]) -> Matrix {
                 let table = load(*table);
                 tokens.iter().map(|&token| table[token as usize].clone()).collect()
             }
-            Op::Positions { table } => load(*table)[..tokens.len()].to_vec(),
+            Op::Positions { table, .. } => load(*table)[..tokens.len()].to_vec(),
             Op::Linear { input, weight, bias } => {
                 let weight = load(*weight);
                 let bias = vector(*bias, weight.len(), 0.0);
