@@ -29,7 +29,7 @@ use crate::error::CompileError;
 use cranelift_entity::SecondaryMap;
 use engraft_diagnostic::escape;
 use engraft_ir::{
-    DType, Graph, Meaning, Op, Place, PlaceKind, Rank, Rotary, TypeError, Value, Weight,
+    DType, Graph, Meaning, Node, Op, Place, PlaceKind, Rank, Rotary, TypeError, Value, Weight,
     WeightData, verify,
 };
 use engraft_weights::{Cut, Piece, Share};
@@ -167,6 +167,14 @@ struct Held {
     spread: Spread,
 }
 
+/// Heads of attentions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Heads {
+    query: u64,
+    /// None of latent attention, whose keys are of no head.
+    key: Option<u64>,
+}
+
 /// The part so far.
 struct Partitioner<'a> {
     from: &'a Graph,
@@ -176,8 +184,8 @@ struct Partitioner<'a> {
     place: Place,
     /// The first block of the stage.
     first: u32,
-    /// Key and value heads of the attentions of the place that is visited.
-    key_heads: Option<u64>,
+    /// Heads of the attentions of the place that is visited.
+    heads: Option<Heads>,
     values: SecondaryMap<Value, Option<Held>>,
     weights: BTreeMap<Weight, (Weight, Cut)>,
     rotaries: SecondaryMap<Rotary, Option<Rotary>>,
@@ -198,7 +206,7 @@ impl<'a> Partitioner<'a> {
             graph,
             place: Place::from_u32(0),
             first: 0,
-            key_heads: None,
+            heads: None,
             values: SecondaryMap::new(),
             weights: BTreeMap::new(),
             rotaries: SecondaryMap::new(),
@@ -224,7 +232,7 @@ impl<'a> Partitioner<'a> {
                 if self.graph.places.len() == 1 && !self.rank.is_first() {
                     self.receive(before)?;
                 }
-                self.key_heads(&place.nodes)?;
+                self.heads(&place.nodes)?;
                 for &node in &place.nodes {
                     self.node(node)?;
                 }
@@ -248,23 +256,23 @@ impl<'a> Partitioner<'a> {
         Ok(())
     }
 
-    /// How many key heads the attentions of a place have; one number, as a weight's axis does
+    /// How many heads the attentions of a place have: the same in each, as a weight's axis does
     /// not say whose it is.
-    fn key_heads(&mut self, nodes: &[engraft_ir::Node]) -> Result<()> {
-        self.key_heads = None;
+    fn heads(&mut self, nodes: &[Node]) -> Result<()> {
+        self.heads = None;
         for &node in nodes {
             let Op::Attend { options, .. } = &self.from.nodes[node].op else { continue };
-            let heads = u64::from(options.key_heads);
-            if options.latent.is_none() && self.key_heads.replace(heads).is_some_and(|h| h != heads)
-            {
-                let reason = "attentions of one block have different numbers of key heads";
+            let key = options.latent.is_none().then_some(options.key_heads.into());
+            let heads = Heads { query: options.query_heads.into(), key };
+            if self.heads.replace(heads).is_some_and(|before| before != heads) {
+                let reason = "attentions of one block have different numbers of heads";
                 return Err(self.cannot(node, reason));
             }
         }
         Ok(())
     }
 
-    fn cannot(&self, node: engraft_ir::Node, reason: &str) -> CompileError {
+    fn cannot(&self, node: Node, reason: &str) -> CompileError {
         let at = self.from.line(node.into()).unwrap_or_default();
         PartitionError::Operation { reason: reason.to_owned(), at }.into()
     }
@@ -307,10 +315,13 @@ impl<'a> Partitioner<'a> {
     fn gather(&mut self, here: Value, runs: &[Run]) -> Result<Value> {
         let (_, ranks) = self.tp();
         let all = self.append_one(Op::AllGather { input: here })?;
-        if let [Run { size, way }] = runs
-            && (*way == Way::Even || *way == Way::Padded && size % ranks == 0)
-        {
-            return Ok(all);
+        if let [run @ Run { size, way: Way::Even | Way::Padded }] = runs {
+            // In order already, with all padding at the end.
+            let padding = run.each(ranks) * ranks - size;
+            return match padding {
+                0 => Ok(all),
+                _ => Ok(self.append(Op::Split { input: all, sizes: vec![*size, padding] })?[0]),
+            };
         }
         // As the ranks' shares come, and where each belongs: (run, first element).
         let mut sizes = Vec::new();
@@ -386,14 +397,17 @@ impl<'a> Partitioner<'a> {
                     continue;
                 }
                 Meaning::KeyHeads => {
-                    let heads = self.key_heads.unwrap_or(size);
+                    let heads = self.heads.and_then(|heads| heads.key).unwrap_or(size);
                     if heads < ranks && ranks.is_multiple_of(heads) && size.is_multiple_of(heads) {
                         runs.push(Run { size, way: Way::Groups(heads) });
                         continue;
                     }
                     (heads, "num_key_value_heads")
                 }
-                Meaning::QueryHeads => (size, "the width of the query heads"),
+                Meaning::QueryHeads => {
+                    let heads = self.heads.map_or(size, |heads| heads.query);
+                    (heads, "num_attention_heads")
+                }
                 Meaning::FeedForward => (size, "intermediate_size"),
                 Meaning::Recurrent => (size, "the width of the recurrence"),
                 _ => (size, "the number of experts"),
