@@ -250,9 +250,9 @@ impl Diagnostic for WeightError {
             WeightError::Overflow { parameter, .. } | WeightError::TooLarge { parameter, .. } => {
                 Some(format!("`{parameter}`"))
             }
-            WeightError::Glob { .. }
-            | WeightError::Unknown { .. }
-            | WeightError::Memory { .. } => None,
+            WeightError::Glob { .. } | WeightError::Unknown { .. } | WeightError::Memory { .. } => {
+                None
+            }
             WeightError::Source(e) => e.location(),
             WeightError::File(e) => e.location(),
         }

@@ -79,7 +79,7 @@ pub(crate) fn read(
         }
         Encoding::Strided(strides) => {
             // By whole rows, of which what was not asked for is dropped.
-            let (row, size) = (info.row(), info.dtype.size());
+            let (row, size) = (info.row().max(1), info.dtype.size());
             let rows = elements.start / row..elements.end.div_ceil(row);
             let (at, skip) = (out.len(), (elements.start - rows.start * row) as usize);
             strided::read(&weights[info.file], info, strides, rows, out)?;
