@@ -3,7 +3,7 @@
 pub mod command;
 
 use engraft_compile::BuildOptions;
-use engraft_convert::{Options, Pipeline};
+use engraft_convert::{Effort, Options, Pipeline};
 use engraft_engine::Engine;
 use engraft_files::OutputDir;
 use engraft_ir::DType;
@@ -64,7 +64,7 @@ pub fn pipeline(model: &Path, dtype: Option<DType>) -> Pipeline {
 pub fn compile(model: &Path, dtype: Option<DType>, out: &Path) {
     let pipeline = pipeline(model, dtype);
     let dir = OutputDir::create(out, false).expect("a new directory");
-    pipeline.compile(BuildOptions::default(), dir.path(), &|_, _| {}).expect("compiles");
+    pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()).expect("compiles");
     dir.commit().expect("commits");
 }
 

@@ -25,6 +25,11 @@ pub use write::write;
 pub const CONFIG_FILE: &str = "config.json";
 /// The name of the weights of rank 0.
 pub const WEIGHTS_FILE: &str = "rank0.safetensors";
+/// The name of a rank's weights.
+pub fn weights_file(rank: usize) -> String {
+    format!("rank{rank}.safetensors")
+}
+
 /// The name of the record of provenance and digests.
 pub const RECORD_FILE: &str = "engraft.json";
 /// The tokenizer's files and their like, which travel with a model where it has them.

@@ -123,7 +123,7 @@ impl Reader {
     /// The BLAKE3 digests (hex) that were noted when it was written, by tensor; none of a
     /// checkpoint that another tool wrote.
     pub fn digests(&self) -> BTreeMap<String, String> {
-        let noted = self.record.iter().flat_map(|record| &record.digests);
+        let noted = self.record.iter().flat_map(|record| record.ranks.first()).flatten();
         noted
             .map(|(name, hex)| (name.clone(), hex.as_str().unwrap_or_default().to_owned()))
             .collect()

@@ -4,10 +4,10 @@ use crate::model::{Described, describe};
 use crate::pipeline::find_plugin;
 use crate::{ConvertError, display_name, provenance};
 use engraft_checkpoint::{CONFIG_FILE, Config, Reader, WEIGHTS_FILE};
-use engraft_compile::{BuildOptions, Built};
+use engraft_compile::{BuildOptions, Built, Part};
 use engraft_ir::Graph;
 use engraft_plugin::Plugin;
-use engraft_weights::{Precision, Provider};
+use engraft_weights::{Effort, Precision, Provider};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -67,17 +67,17 @@ impl Checkpoint {
         &self,
         build: BuildOptions,
         directory: &Path,
-        progress: &dyn Fn(u64, u64),
+        effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
         Ok(engraft_compile::build(engraft_compile::Input {
-            graph: self.graph.clone(),
+            parts: vec![Part::whole(self.graph.clone())],
             provider: &self.reader,
             config: self.reader.config(),
             build,
             provenance: &self.provenance()?,
             text_files: self.reader.text_files(),
             directory,
-            progress,
+            effort: *effort,
         })?)
     }
 

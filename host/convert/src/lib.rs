@@ -13,6 +13,7 @@ mod pipeline;
 mod probe;
 mod provenance;
 
+pub use engraft_weights::Effort;
 pub use error::ConvertError;
 pub use pipeline::{Cost, Options, Pipeline};
 

@@ -3,15 +3,14 @@
 use crate::model::{Described, base_fields, describe};
 use crate::{ConvertError, display_name, model, provenance};
 use engraft_checkpoint::{CheckpointError, Config};
-use engraft_compile::{BuildOptions, Built};
-use engraft_files::FileError;
+use engraft_compile::{BuildOptions, Built, Part};
 use engraft_ir::{DType, Graph, PlaceKind};
 use engraft_plugin::{
     Field, FindError, Limits, Plugin, Reading, Refusal, Session, Setting, Shelf, Used, nest,
     readings, resolve, unread,
 };
 use engraft_source::Source;
-use engraft_weights::{Parameter, Plan, Precision};
+use engraft_weights::{Effort, Parameter, Plan, Precision};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -231,19 +230,17 @@ impl Pipeline {
     pub fn write_checkpoint(
         &self,
         directory: &Path,
-        progress: &dyn Fn(u64, u64),
+        effort: &Effort<'_>,
     ) -> Result<u64, ConvertError> {
-        engraft_checkpoint::write(
+        Ok(engraft_checkpoint::write(
             directory,
             &self.config,
             &self.plan()?,
+            &[Part::whole(self.graph.clone()).stored],
             self.source.text_files(),
             &self.provenance()?,
-            progress,
-        )?;
-        let weights = directory.join(engraft_checkpoint::WEIGHTS_FILE);
-        let written = std::fs::metadata(&weights).map_err(FileError::io("read", &weights))?;
-        Ok(written.len())
+            effort,
+        )?)
     }
 
     /// Streams the engine into a directory, with no checkpoint on disk.
@@ -254,17 +251,17 @@ impl Pipeline {
         &self,
         build: BuildOptions,
         directory: &Path,
-        progress: &dyn Fn(u64, u64),
+        effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
         Ok(engraft_compile::build(engraft_compile::Input {
-            graph: self.graph.clone(),
+            parts: vec![Part::whole(self.graph.clone())],
             provider: &self.plan()?,
             config: &self.config,
             build,
             provenance: &self.provenance()?,
             text_files: self.source.text_files(),
             directory,
-            progress,
+            effort: *effort,
         })?)
     }
 }

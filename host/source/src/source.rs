@@ -166,7 +166,32 @@ impl Source {
         if info.end == info.start || rows.is_empty() {
             return Ok(());
         }
-        Ok(encoding::read(&self.contents.weights, info, rows, out)?)
+        self.read_elements(name, rows.start * info.row()..rows.end * info.row(), out)
+    }
+
+    /// The same by numbers of elements, in row-major order.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_elements(
+        &self,
+        name: &str,
+        elements: Range<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SourceError> {
+        let no_such_rows = |what| SourceError::NoSuchRows { path: self.path.clone(), what };
+        let Some(info) = self.contents.tensors.get(name) else {
+            return Err(no_such_rows(format!("there is no tensor `{name}`")));
+        };
+        let count = info.shape.iter().fold(1u64, |n, &extent| n.saturating_mul(extent));
+        if elements.start > elements.end || elements.end > count {
+            let what = format!("tensor `{name}` has {count} elements, not {elements:?}");
+            return Err(no_such_rows(what));
+        }
+        if elements.is_empty() {
+            return Ok(());
+        }
+        Ok(encoding::read(&self.contents.weights, info, elements, out)?)
     }
 }
 

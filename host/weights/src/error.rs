@@ -159,12 +159,36 @@ pub enum WeightError {
         /// The name asked for.
         parameter: String,
     },
+    /// A parameter whose stream holds more than there is.
+    #[error(
+        "`{parameter}` needs {} of memory at a time, beside the {} that the program takes; \
+         --max_ram is {}", mebibytes(*need), mebibytes(*taken), mebibytes(*max_ram)
+    )]
+    Memory {
+        /// The parameter.
+        parameter: String,
+        /// What its stream holds, in bytes.
+        need: u64,
+        /// What the process takes already.
+        taken: u64,
+        /// What it may take.
+        max_ram: u64,
+    },
     /// The source could not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// A file could not be read or written, or the run was interrupted.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// Whole mebibytes that hold so many bytes.
+fn mebibytes_up(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", mebibytes_up(bytes))
 }
 
 impl Diagnostic for WeightError {
@@ -182,6 +206,7 @@ impl Diagnostic for WeightError {
             WeightError::Overflow { .. } => 310,
             WeightError::TooLarge { .. } => 311,
             WeightError::Unknown { .. } => 312,
+            WeightError::Memory { .. } => 313,
             WeightError::Source(e) => return e.code(),
             WeightError::File(e) => return e.code(),
         })
@@ -201,6 +226,7 @@ impl Diagnostic for WeightError {
             | WeightError::TiedToNothing { .. }
             | WeightError::Glob { .. } => Fault::Plugin,
             WeightError::Unknown { .. } => Fault::Bug,
+            WeightError::Memory { .. } => Fault::Limit,
             WeightError::Source(e) => e.fault(),
             WeightError::File(e) => e.fault(),
         }
@@ -224,7 +250,9 @@ impl Diagnostic for WeightError {
             WeightError::Overflow { parameter, .. } | WeightError::TooLarge { parameter, .. } => {
                 Some(format!("`{parameter}`"))
             }
-            WeightError::Glob { .. } | WeightError::Unknown { .. } => None,
+            WeightError::Glob { .. } | WeightError::Unknown { .. } | WeightError::Memory { .. } => {
+                None
+            }
             WeightError::Source(e) => e.location(),
             WeightError::File(e) => e.location(),
         }
@@ -275,6 +303,9 @@ impl Diagnostic for WeightError {
             }
             WeightError::TooLarge { .. } => "use --dtype float32".to_owned(),
             WeightError::Unknown { .. } => "report this as a bug, with the command".to_owned(),
+            WeightError::Memory { need, taken, .. } => {
+                format!("pass --max_ram {}M or more", mebibytes_up(need.saturating_add(*taken)) + 16)
+            }
             WeightError::Source(e) => return e.help(),
             WeightError::File(e) => return e.help(),
         })

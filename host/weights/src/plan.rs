@@ -4,7 +4,7 @@ use crate::error::{Listing, WeightError};
 use crate::origin::{Origin, Parameter, Part, full_name};
 use crate::provider::{Provider, Supply};
 use crate::steps::{Recipe, cook};
-use crate::stream::{PIECE, PartStream};
+use crate::stream::{self, PIECE, PartStream};
 use engraft_files::FileError;
 use engraft_ir::{DType, PlaceKind, display_axes};
 use engraft_source::Source;
@@ -243,6 +243,24 @@ impl Provider for Plan<'_> {
 
     fn get(&self, name: &str) -> Option<&Supply> {
         self.entries.get(name).map(|entry| &entry.supply)
+    }
+
+    fn held(&self, name: &str) -> u64 {
+        let Some(entry) = self.entries.get(name) else { return 0 };
+        let target = entry.supply.dtype;
+        let run = |run: &Run| {
+            let piece = self.piece / run.parts.len().max(1);
+            let part = |recipe| stream::held(self.source, recipe, target, piece);
+            let parts = run.parts.iter().map(part);
+            if run.outer == 1 {
+                parts.max().unwrap_or(0)
+            } else {
+                // All at a time, and a piece of what they come to.
+                let rows = entry.supply.bytes().min(self.piece as u64);
+                parts.fold(rows, u64::saturating_add)
+            }
+        };
+        entry.runs.iter().map(run).max().unwrap_or(0)
     }
 
     fn stream(

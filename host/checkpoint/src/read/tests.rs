@@ -4,6 +4,7 @@ use super::*;
 use crate::write;
 use engraft_diagnostic::{Diagnostic, Fault};
 use engraft_ir::DType;
+use engraft_weights::{Cut, Effort, Share};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
@@ -78,11 +79,21 @@ fn tied() -> Config {
     config(json!({"tie_word_embeddings": true, "rotary_scaling": {"factor": 2.0}}))
 }
 
+/// All parameters, whole.
+fn all(model: &Memory) -> Vec<Share> {
+    let share = |name: &String| {
+        let cut = Cut::whole(&model.supplies[name].shape());
+        Share { name: name.clone(), source: name.clone(), cut }
+    };
+    model.names.iter().map(share).collect()
+}
+
 fn written(config: &Config, model: &Memory) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let texts = BTreeMap::from([("tokenizer.json".to_owned(), b"{}".to_vec())]);
     let provenance = json!({"source": "model", "plugin": {"name": "llama"}});
-    write(directory.path(), config, model, &texts, &provenance, &|_, _| ()).unwrap();
+    write(directory.path(), config, model, &[all(model)], &texts, &provenance, &Effort::default())
+        .unwrap();
     directory
 }
 
@@ -160,11 +171,13 @@ fn the_same_model_gives_the_same_bytes() {
 #[test]
 fn progress_ends_where_it_said_it_would() {
     let directory = tempfile::tempdir().unwrap();
-    let heard = std::cell::RefCell::new(Vec::new());
-    let note = |done, total| heard.borrow_mut().push((done, total));
-    let texts = BTreeMap::new();
-    write(directory.path(), &tied(), &Memory::model(), &texts, &Value::Null, &note).unwrap();
-    let heard = heard.into_inner();
+    let heard = std::sync::Mutex::new(Vec::new());
+    let note = |done, total| heard.lock().unwrap().push((done, total));
+    let effort = Effort { progress: &note, ..Effort::default() };
+    let (model, texts) = (Memory::model(), BTreeMap::new());
+    let ranks = [all(&model)];
+    write(directory.path(), &tied(), &model, &ranks, &texts, &Value::Null, &effort).unwrap();
+    let heard = heard.into_inner().unwrap();
     let total = 4 * (40 + 12 + 4 + 4 + 4 + 40);
     assert_eq!((heard[0], heard[heard.len() - 1]), ((0, total), (total, total)));
     assert!(heard.windows(2).all(|pair| pair[0].0 < pair[1].0));
@@ -287,7 +300,8 @@ fn a_provider_that_gives_too_few_bytes_leaves_no_finished_file() {
     model.bytes.get_mut(EMBEDDING).unwrap().truncate(8);
     let directory = tempfile::tempdir().unwrap();
     let texts = BTreeMap::new();
-    let result = write(directory.path(), &tied(), &model, &texts, &Value::Null, &|_, _| ());
-    assert!(matches!(result, Err(CheckpointError::File(FileError::Misuse { .. }))));
+    let (ranks, effort) = ([all(&model)], Effort::default());
+    let result = write(directory.path(), &tied(), &model, &ranks, &texts, &Value::Null, &effort);
+    assert_eq!(result.unwrap_err().code().to_string(), "EG0020");
     assert!(!directory.path().join(CONFIG_FILE).exists());
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use engraft_checkpoint::WEIGHTS_FILE;
 use engraft_compile::BuildOptions;
+use engraft_convert::Effort;
 use engraft_convert::build::Checkpoint;
 use engraft_engine::KvCacheType;
 use engraft_engine::format::ENGINE_FILE;
@@ -92,8 +93,9 @@ impl Build {
         }
         let checkpoint = Checkpoint::open(&self.checkpoint_dir, self.plugin.plugin.as_deref())?;
         let bar = progress::Bytes::new("writing engine");
-        let built = checkpoint
-            .build(self.build.options(), out.path(), &|done, total| bar.set(done, total))?;
+        let progress = |done, total| bar.set(done, total);
+        let effort = Effort { progress: &progress, ..Effort::default() };
+        let built = checkpoint.build(self.build.options(), out.path(), &effort)?;
         drop(bar);
         out.commit()?;
         let seconds = start.elapsed().as_secs_f64();

@@ -6,6 +6,7 @@ use crate::commands::convert::report;
 use crate::progress;
 use anyhow::Result;
 use clap::Args;
+use engraft_convert::Effort;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -33,9 +34,9 @@ impl Compile {
         let out = self.output.begin(&self.model.model_dir)?;
         let pipeline = self.model.open()?;
         let bar = progress::Bytes::new("writing engine");
-        let built = pipeline.compile(self.build.options(), out.path(), &|done, total| {
-            bar.set(done, total);
-        })?;
+        let progress = |done, total| bar.set(done, total);
+        let effort = Effort { progress: &progress, ..Effort::default() };
+        let built = pipeline.compile(self.build.options(), out.path(), &effort)?;
         drop(bar);
         out.commit()?;
         report(&pipeline, "engine", &self.output.output_dir, built.bytes, start, self.json)

@@ -4,7 +4,7 @@ use crate::args::{ModelArgs, OutputArgs};
 use crate::{output, progress};
 use anyhow::Result;
 use clap::Args;
-use engraft_convert::Pipeline;
+use engraft_convert::{Effort, Pipeline};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -28,7 +28,9 @@ impl Convert {
         let out = self.output.begin(&self.model.model_dir)?;
         let pipeline = self.model.open()?;
         let bar = progress::Bytes::new("writing checkpoint");
-        let bytes = pipeline.write_checkpoint(out.path(), &|done, total| bar.set(done, total))?;
+        let progress = |done, total| bar.set(done, total);
+        let effort = Effort { progress: &progress, ..Effort::default() };
+        let bytes = pipeline.write_checkpoint(out.path(), &effort)?;
         drop(bar);
         out.commit()?;
         report(&pipeline, "checkpoint", &self.output.output_dir, bytes, start, self.json)

@@ -88,18 +88,19 @@ impl Logits {
         let tensors = prompts
             .iter()
             .map(|(name, ids)| (name.clone(), DType::F32, vec![ids.len() as u64, width]));
-        let mut writer = engraft_files::SafetensorsWriter::create(
+        let writer = engraft_files::SafetensorsWriter::create(
             out.path(),
             BTreeMap::new(),
             tensors.collect(),
             1,
         )?;
         for (name, rows) in prompts.keys().zip(&logits) {
-            writer.begin(name)?;
+            let mut tensor = writer.tensor(name)?;
             for piece in rows.chunks(1 << 20) {
                 let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();
-                writer.write(&bytes)?;
+                tensor.write(&bytes)?;
             }
+            tensor.finish()?;
         }
         writer.finish()?;
         out.commit()?;

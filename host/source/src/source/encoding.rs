@@ -60,15 +60,14 @@ impl Encoding {
     }
 }
 
-/// Appends `rows` of a tensor, which has such, to `out`.
+/// Appends `elements` of a tensor, which has such, to `out`.
 pub(crate) fn read(
     weights: &[(PathBuf, File)],
     info: &TensorInfo,
-    rows: Range<u64>,
+    elements: Range<u64>,
     out: &mut Vec<u8>,
 ) -> Result<(), FileError> {
     interrupt::check()?;
-    let elements = rows.start * info.row()..rows.end * info.row();
     match &info.encoding {
         Encoding::Plain => {
             let size = info.dtype.size() as u64;
@@ -78,7 +77,16 @@ pub(crate) fn read(
         Encoding::Blocks(kind) => {
             blocks::read(&weights[info.file], info.start, *kind, elements, out)
         }
-        Encoding::Strided(strides) => strided::read(&weights[info.file], info, strides, rows, out),
+        Encoding::Strided(strides) => {
+            // By whole rows, of which what was not asked for is dropped.
+            let (row, size) = (info.row().max(1), info.dtype.size());
+            let rows = elements.start / row..elements.end.div_ceil(row);
+            let (at, skip) = (out.len(), (elements.start - rows.start * row) as usize);
+            strided::read(&weights[info.file], info, strides, rows, out)?;
+            out.drain(at..at + skip * size);
+            out.truncate(at + (elements.end - elements.start) as usize * size);
+            Ok(())
+        }
         Encoding::Pieces(pieces) => {
             let size = info.dtype.size() as u64;
             let room = append(out, (elements.end - elements.start) * size);
