@@ -56,7 +56,7 @@ pub fn prepared(variable: &str) -> PathBuf {
 /// Opens a model's pipeline with the plugin for it.
 pub fn pipeline(model: &Path, dtype: Option<DType>) -> Pipeline {
     let plugin = Some(plugin(model).to_string_lossy().into_owned());
-    let options = Options { model: model.to_path_buf(), plugin, dtype };
+    let options = Options { model: model.to_path_buf(), plugin, dtype, ..Options::default() };
     Pipeline::open(&options).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
 }
 

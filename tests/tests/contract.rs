@@ -77,7 +77,7 @@ fn every_item_of_the_contract_is_explained() {
 /// All logits of a golden's prompts, by one plugin.
 fn logits(golden: &Golden, plugin: &Path) -> Vec<Vec<f32>> {
     let plugin = Some(plugin.to_string_lossy().into_owned());
-    let options = Options { model: golden.path.clone(), plugin, dtype: None };
+    let options = Options { model: golden.path.clone(), plugin, ..Options::default() };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("engine");
     let dir = OutputDir::create(&out, false).unwrap();

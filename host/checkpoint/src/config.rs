@@ -198,6 +198,13 @@ impl Config {
         Value::Object(map)
     }
 
+    /// The bytes of its file.
+    pub fn to_text(&self) -> Vec<u8> {
+        let mut text = format!("{:#}", self.to_json()).into_bytes();
+        text.push(b'\n');
+        text
+    }
+
     /// Whether the head is the embedding: `tie_word_embeddings` among the own fields, or
     /// `share_embedding_table`, as older versions say it.
     pub fn is_tied(&self) -> bool {

@@ -7,7 +7,9 @@
 mod args;
 mod commands;
 mod error;
+mod legacy;
 mod load;
+mod mapping;
 mod output;
 mod progress;
 

@@ -1,11 +1,11 @@
 //! From a checkpoint to an engine: the second half of the pipeline, alone.
 
 use crate::model::{Described, describe};
-use crate::pipeline::find_plugin;
+use crate::pipeline::{find_plugin, set_ranks};
 use crate::{ConvertError, display_name, provenance};
 use engraft_checkpoint::{CONFIG_FILE, Config, Reader, WEIGHTS_FILE};
 use engraft_compile::{BuildOptions, Built, Part};
-use engraft_ir::Graph;
+use engraft_ir::{Graph, Mapping};
 use engraft_plugin::Plugin;
 use engraft_weights::{Effort, Precision, Provider};
 use serde_json::{Value, json};
@@ -79,6 +79,28 @@ impl Checkpoint {
             directory,
             effort: *effort,
         })?)
+    }
+
+    /// Streams the same weights into a checkpoint for other ranks. Returns its rank files' bytes.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::build`], and ranks that the model cannot be spread over.
+    pub fn reshard(
+        &self,
+        mapping: Mapping,
+        parallel_embedding: Option<u8>,
+        directory: &Path,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<u64, ConvertError> {
+        let mut config = self.config().clone();
+        set_ranks(&mut config, mapping, parallel_embedding);
+        let text_files = self.reader.text_files();
+        let provenance = self.provenance()?;
+        let reader = &self.reader;
+        engraft_checkpoint::write(directory, &config, reader, text_files, &provenance, progress)?;
+        let weights = directory.join(WEIGHTS_FILE);
+        let written = std::fs::metadata(&weights).map_err(FileError::io("read", &weights))?;
+        Ok(written.len())
     }
 
     /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named

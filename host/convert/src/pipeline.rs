@@ -4,7 +4,8 @@ use crate::model::{Described, base_fields, describe};
 use crate::{ConvertError, display_name, model, provenance};
 use engraft_checkpoint::{CheckpointError, Config};
 use engraft_compile::{BuildOptions, Built, Part};
-use engraft_ir::{DType, Graph, PlaceKind};
+use engraft_files::FileError;
+use engraft_ir::{DType, Graph, Mapping, PlaceKind};
 use engraft_plugin::{
     Field, FindError, Limits, Plugin, Reading, Refusal, Session, Setting, Shelf, Used, nest,
     readings, resolve, unread,
@@ -15,7 +16,7 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// What to convert, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// A HuggingFace directory or a GGUF file.
     pub model: PathBuf,
@@ -23,6 +24,10 @@ pub struct Options {
     pub plugin: Option<String>,
     /// The weights' element type; `None` is the source's own.
     pub dtype: Option<DType>,
+    /// The ranks that it is for.
+    pub mapping: Mapping,
+    /// The axis along which the embedding is spread over the ranks, if it is.
+    pub parallel_embedding: Option<u8>,
 }
 
 /// A model, understood and planned; nothing is written yet.
@@ -63,7 +68,10 @@ impl Pipeline {
             &source.path().display().to_string(),
             Plugin::accepts,
         )?;
-        Pipeline::of(source, plugin, options.dtype)
+        let mut pipeline = Pipeline::of(source, plugin, options.dtype)?;
+        set_ranks(&mut pipeline.config, options.mapping, options.parallel_embedding);
+        pipeline.config.check_supported().map_err(CheckpointError::from)?;
+        Ok(pipeline)
     }
 
     /// The same with a plugin that is loaded already.
@@ -243,6 +251,17 @@ impl Pipeline {
         )?)
     }
 
+    /// Writes the checkpoint's config.json alone. Returns its bytes.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_config(&self, directory: &Path) -> Result<u64, ConvertError> {
+        let path = directory.join(engraft_checkpoint::CONFIG_FILE);
+        let text = self.config.to_text();
+        std::fs::write(&path, &text).map_err(FileError::io("write", &path))?;
+        Ok(text.len() as u64)
+    }
+
     /// Streams the engine into a directory, with no checkpoint on disk.
     ///
     /// # Errors
@@ -264,6 +283,20 @@ impl Pipeline {
             effort: *effort,
         })?)
     }
+}
+
+/// Writes into a config which ranks its checkpoint is for.
+pub(crate) fn set_ranks(config: &mut Config, mapping: Mapping, parallel_embedding: Option<u8>) {
+    config.mapping = engraft_checkpoint::Mapping {
+        world_size: mapping.world_size().into(),
+        tp_size: mapping.tp_size.into(),
+        pp_size: mapping.pp_size.into(),
+        moe_tp_size: mapping.moe_tp_size.into(),
+        moe_ep_size: mapping.moe_ep_size.into(),
+        ..engraft_checkpoint::Mapping::default()
+    };
+    config.use_parallel_embedding = parallel_embedding.is_some();
+    config.embedding_sharding_dim = parallel_embedding.unwrap_or(0).into();
 }
 
 /// The plugin by name, or by the first architecture that one knows.

@@ -193,8 +193,11 @@ impl Inspect {
 
     fn model(&self) -> Result<()> {
         if self.graph {
-            let options =
-                Options { model: self.path.clone(), plugin: self.plugin.clone(), dtype: None };
+            let options = Options {
+                model: self.path.clone(),
+                plugin: self.plugin.clone(),
+                ..Options::default()
+            };
             return output::text(&Pipeline::open(&options)?.graph().to_string());
         }
         let source = Source::open(&self.path)?;
