@@ -1,6 +1,6 @@
 //! A checkpoint's files, written into a directory that is there and empty.
 
-use crate::engraft_json::Record;
+use crate::engraft_json::record;
 use crate::{CONFIG_FILE, CheckpointError, Config, RECORD_FILE, WEIGHTS_FILE};
 use engraft_files::{FileError, SafetensorsWriter};
 use engraft_weights::{Provider, WeightError};
@@ -61,7 +61,7 @@ pub fn write(
         put(&directory.join(name), bytes)?;
     }
     put(&directory.join(CONFIG_FILE), &text(&config.to_json()))?;
-    let record = Record::new(provenance.clone(), digests);
+    let record = record(provenance.clone(), vec![digests]);
     put(&directory.join(RECORD_FILE), &text(&record))?;
     Ok(())
 }
