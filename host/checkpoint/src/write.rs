@@ -1,11 +1,12 @@
 //! A checkpoint's files, written into a directory that is there.
 
 use crate::engraft_json::Record;
-use crate::{CONFIG_FILE, CheckpointError, Config, RECORD_FILE, weights_file};
+use crate::rank_file::weights_file;
+use crate::{CONFIG_FILE, CheckpointError, Config, RECORD_FILE};
 use engraft_files::{FileError, SafetensorsWriter};
 use engraft_weights::{Effort, Provider, Share, execute, jobs, layout};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -35,13 +36,13 @@ pub fn write(
         let what = format!("the config says {said} ranks, and there are {found}");
         return Err(FileError::Misuse { path: config_path, what }.into());
     }
-    let config_text = text(&config.to_json());
+    let config_text = config.to_text();
     let shares: Vec<&[Share]> = ranks.iter().map(Vec::as_slice).collect();
     let jobs = jobs(provider, &shares)?;
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let mut files = Vec::new();
     for (rank, shares) in ranks.iter().enumerate() {
-        let path = directory.join(weights_file(rank));
+        let path = directory.join(weights_file(rank as u32));
         let tensors = layout(provider, shares)?;
         files.push(SafetensorsWriter::create(&path, metadata.clone(), tensors, 1)?);
     }
@@ -49,12 +50,8 @@ pub fn write(
 
     let mut digests = Vec::new();
     let mut bytes = 0;
-    for (file, shares) in files.into_iter().zip(ranks) {
-        let known = file.digests()?;
-        let digest = |share: &Share| {
-            Some((share.name.clone(), Value::from(known.get(&share.name)?.as_str())))
-        };
-        digests.push(shares.iter().filter_map(digest).collect::<Map<String, Value>>());
+    for file in files {
+        digests.push(file.digests()?.clone());
         bytes += file.bytes();
         file.finish()?;
     }
@@ -62,7 +59,7 @@ pub fn write(
         put(&directory.join(name), bytes)?;
     }
     put(&config_path, &config_text)?;
-    let record = Record::new(provenance.clone(), digests);
+    let record = Record::new(provenance.clone(), config.to_json(), text_files, digests);
     put(&directory.join(RECORD_FILE), &text(&record))?;
     Ok(bytes)
 }

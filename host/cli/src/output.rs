@@ -21,6 +21,14 @@ pub fn json(value: &serde_json::Value) -> Result<()> {
     text(&format!("{}\n", serde_json::to_string_pretty(value)?))
 }
 
+/// Sentences on standard error, a line each, that a person should read and nothing fails for.
+pub fn notes<'a>(sentences: impl IntoIterator<Item = &'a str>) {
+    for sentence in sentences {
+        // Nothing is left to say where nobody listens.
+        let _ = writeln!(std::io::stderr(), "note: {sentence}");
+    }
+}
+
 /// `270.3 MB`: decimal, as disks are sold and as `ls --si` shows.
 pub fn bytes(n: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];

@@ -1,9 +1,9 @@
 //! From a checkpoint to an engine: the second half of the pipeline, alone.
 
 use crate::model::{Described, describe};
-use crate::pipeline::{find_plugin, set_ranks};
-use crate::{ConvertError, display_name, provenance};
-use engraft_checkpoint::{CONFIG_FILE, Config, Reader, WEIGHTS_FILE};
+use crate::pipeline::find_plugin;
+use crate::{ConvertError, display_name, provenance, ranks};
+use engraft_checkpoint::{CONFIG_FILE, Config, Joined, Reader};
 use engraft_compile::{BuildOptions, Built, Part};
 use engraft_ir::{Graph, Mapping};
 use engraft_plugin::Plugin;
@@ -16,6 +16,10 @@ pub struct Checkpoint {
     reader: Reader,
     plugin: Plugin,
     graph: Graph,
+    /// What each rank has of the graph.
+    parts: Vec<Part>,
+    /// The weights of several ranks, put together.
+    joined: Option<Joined>,
     directory: PathBuf,
 }
 
@@ -40,8 +44,27 @@ impl Checkpoint {
         let Described { graph, .. } = described;
         let expected: Vec<_> =
             graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
-        reader.expect(&expected)?;
-        Ok(Checkpoint { reader, plugin, graph, directory: directory.to_owned() })
+        let parts = ranks::parts(&graph, reader.config())?;
+        let joined = match parts.len() {
+            1 => reader.expect(&expected).map(|()| None)?,
+            _ => Some(reader.join(&ranks::stored(&parts), &expected)?),
+        };
+        let directory = directory.to_owned();
+        Ok(Checkpoint { reader, plugin, graph, parts, joined, directory })
+    }
+
+    /// The whole parameters.
+    fn provider(&self) -> &dyn Provider {
+        match &self.joined {
+            Some(joined) => joined,
+            None => &self.reader,
+        }
+    }
+
+    /// What is odd about it and harms nobody, a sentence each.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        let joined = self.joined.iter().flat_map(Joined::warnings);
+        self.reader.warnings().iter().chain(joined).map(String::as_str)
     }
 
     /// The checkpoint's config.
@@ -70,8 +93,8 @@ impl Checkpoint {
         effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
         Ok(engraft_compile::build(engraft_compile::Input {
-            parts: vec![Part::whole(self.graph.clone())],
-            provider: &self.reader,
+            parts: self.parts.clone(),
+            provider: self.provider(),
             config: self.reader.config(),
             build,
             provenance: &self.provenance()?,
@@ -90,17 +113,19 @@ impl Checkpoint {
         mapping: Mapping,
         parallel_embedding: Option<u8>,
         directory: &Path,
-        progress: &dyn Fn(u64, u64),
+        effort: &Effort<'_>,
     ) -> Result<u64, ConvertError> {
         let mut config = self.config().clone();
-        set_ranks(&mut config, mapping, parallel_embedding);
-        let text_files = self.reader.text_files();
-        let provenance = self.provenance()?;
-        let reader = &self.reader;
-        engraft_checkpoint::write(directory, &config, reader, text_files, &provenance, progress)?;
-        let weights = directory.join(WEIGHTS_FILE);
-        let written = std::fs::metadata(&weights).map_err(FileError::io("read", &weights))?;
-        Ok(written.len())
+        ranks::set(&mut config, mapping, parallel_embedding);
+        Ok(engraft_checkpoint::write(
+            directory,
+            &config,
+            self.provider(),
+            &ranks::stored(&ranks::parts(&self.graph, &config)?),
+            self.reader.text_files(),
+            &self.provenance()?,
+            effort,
+        )?)
     }
 
     /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
@@ -108,7 +133,8 @@ impl Checkpoint {
     /// read whole.
     fn provenance(&self) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
-            let files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| self.directory.join(name));
+            let mut files = vec![self.directory.join(CONFIG_FILE)];
+            files.extend(self.reader.weight_files().map(Path::to_path_buf));
             let options = json!({ "dtype": self.config().dtype.config_name() });
             return provenance::of_source(&self.plugin, "checkpoint", &files, options);
         };

@@ -12,6 +12,7 @@ mod model;
 mod pipeline;
 mod probe;
 mod provenance;
+mod ranks;
 
 pub use engraft_weights::Effort;
 pub use error::ConvertError;

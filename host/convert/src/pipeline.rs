@@ -1,7 +1,7 @@
 //! From a source to a checkpoint or an engine.
 
 use crate::model::{Described, base_fields, describe};
-use crate::{ConvertError, display_name, model, provenance};
+use crate::{ConvertError, display_name, model, provenance, ranks};
 use engraft_checkpoint::{CheckpointError, Config};
 use engraft_compile::{BuildOptions, Built, Part};
 use engraft_files::FileError;
@@ -36,6 +36,8 @@ pub struct Pipeline {
     plugin: Plugin,
     config: Config,
     graph: Graph,
+    /// What each rank has of the graph.
+    parts: Vec<Part>,
     parameters: Vec<(PlaceKind, Parameter)>,
     left_out: Vec<(String, String)>,
     unread: Vec<String>,
@@ -68,10 +70,7 @@ impl Pipeline {
             &source.path().display().to_string(),
             Plugin::accepts,
         )?;
-        let mut pipeline = Pipeline::of(source, plugin, options.dtype)?;
-        set_ranks(&mut pipeline.config, options.mapping, options.parallel_embedding);
-        pipeline.config.check_supported().map_err(CheckpointError::from)?;
-        Ok(pipeline)
+        Pipeline::of(source, plugin, options)
     }
 
     /// The same with a plugin that is loaded already.
@@ -85,10 +84,10 @@ impl Pipeline {
     ) -> Result<Pipeline, ConvertError> {
         let source = Source::open(model)?;
         let plugin = own(plugin.clone(), &source.architectures(), Plugin::accepts)?;
-        Pipeline::of(source, plugin, dtype)
+        Pipeline::of(source, plugin, &Options { dtype, ..Options::default() })
     }
 
-    fn of(source: Source, plugin: Plugin, dtype: Option<DType>) -> Result<Pipeline, ConvertError> {
+    fn of(source: Source, plugin: Plugin, options: &Options) -> Result<Pipeline, ConvertError> {
         let name = display_name(&plugin);
         let dialect = source.dialect();
         if !plugin.identity().dialects.iter().any(|d| d == dialect) {
@@ -96,8 +95,9 @@ impl Pipeline {
             return Err(ConvertError::Dialect { plugin: name, dialects, dialect: dialect.into() });
         }
         let mut session = plugin.session()?;
-        let dtype = dtype.unwrap_or_else(|| source.dtype());
-        let (config, unread) = configure(&mut session, &plugin, &source, dtype)?;
+        let dtype = options.dtype.unwrap_or_else(|| source.dtype());
+        let (mut config, unread) = configure(&mut session, &plugin, &source, dtype)?;
+        ranks::set(&mut config, options.mapping, options.parallel_embedding);
         let path = source.config_path().display().to_string();
         let stored = |_: &str, precision: Precision| precision.dtype(dtype);
         let described = describe(&mut session, &name, &config, path, dialect, &stored)?;
@@ -106,11 +106,13 @@ impl Pipeline {
         let (fuel, memory) = (session.fuel_used(), session.memory_peak());
         let cost = Cost { fuel, memory, used: session.used() };
         let unused = Plan::new(&source, &parameters, dtype, &left_out)?.left_out().to_vec();
+        let parts = ranks::parts(&graph, &config)?;
         Ok(Pipeline {
             source,
             plugin,
             config,
             graph,
+            parts,
             parameters,
             left_out,
             unread,
@@ -210,6 +212,11 @@ impl Pipeline {
         &self.graph
     }
 
+    /// What each rank has of it, in the order of ranks.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
     /// Config keys that nobody read and that may matter.
     pub fn unread(&self) -> &[String] {
         &self.unread
@@ -244,7 +251,7 @@ impl Pipeline {
             directory,
             &self.config,
             &self.plan()?,
-            &[Part::whole(self.graph.clone()).stored],
+            &ranks::stored(&self.parts),
             self.source.text_files(),
             &self.provenance()?,
             effort,
@@ -273,7 +280,7 @@ impl Pipeline {
         effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
         Ok(engraft_compile::build(engraft_compile::Input {
-            parts: vec![Part::whole(self.graph.clone())],
+            parts: self.parts.clone(),
             provider: &self.plan()?,
             config: &self.config,
             build,
@@ -283,20 +290,6 @@ impl Pipeline {
             effort: *effort,
         })?)
     }
-}
-
-/// Writes into a config which ranks its checkpoint is for.
-pub(crate) fn set_ranks(config: &mut Config, mapping: Mapping, parallel_embedding: Option<u8>) {
-    config.mapping = engraft_checkpoint::Mapping {
-        world_size: mapping.world_size().into(),
-        tp_size: mapping.tp_size.into(),
-        pp_size: mapping.pp_size.into(),
-        moe_tp_size: mapping.moe_tp_size.into(),
-        moe_ep_size: mapping.moe_ep_size.into(),
-        ..engraft_checkpoint::Mapping::default()
-    };
-    config.use_parallel_embedding = parallel_embedding.is_some();
-    config.embedding_sharding_dim = parallel_embedding.unwrap_or(0).into();
 }
 
 /// The plugin by name, or by the first architecture that one knows.

@@ -6,7 +6,7 @@ use engraft_files::FileError;
 use engraft_ir::DType;
 use engraft_source::SourceError;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Names with what is known of each, printed a line each: the first twenty, then how many more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,6 +153,18 @@ pub enum WeightError {
         /// The parameter made of it.
         parameter: String,
     },
+    /// Copies of a tensor that should be the same, of which one is another.
+    #[error("`{tensor}` is not the same in {} and {}", file_name(.first), file_name(.other))]
+    Copies {
+        /// The tensor.
+        tensor: String,
+        /// The first index at which they differ, outermost axis first.
+        index: Vec<u64>,
+        /// The file of the first copy.
+        first: PathBuf,
+        /// The file of the other.
+        other: PathBuf,
+    },
     /// A parameter asked for that the provider does not have.
     #[error("there is no parameter `{parameter}`")]
     Unknown {
@@ -191,6 +203,11 @@ fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", mebibytes_up(bytes))
 }
 
+/// A file's name without its directory.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 impl Diagnostic for WeightError {
     fn code(&self) -> Code {
         Code(match self {
@@ -207,6 +224,7 @@ impl Diagnostic for WeightError {
             WeightError::TooLarge { .. } => 311,
             WeightError::Unknown { .. } => 312,
             WeightError::Memory { .. } => 313,
+            WeightError::Copies { .. } => 319,
             WeightError::Source(e) => return e.code(),
             WeightError::File(e) => return e.code(),
         })
@@ -220,6 +238,7 @@ impl Diagnostic for WeightError {
             | WeightError::NotFloat { .. }
             | WeightError::NotFinite { .. }
             | WeightError::Overflow { .. }
+            | WeightError::Copies { .. }
             | WeightError::TooLarge { .. } => Fault::Input,
             WeightError::Origin { .. }
             | WeightError::Twice { .. }
@@ -252,6 +271,9 @@ impl Diagnostic for WeightError {
             }
             WeightError::Glob { .. } | WeightError::Unknown { .. } | WeightError::Memory { .. } => {
                 None
+            }
+            WeightError::Copies { index, first, other, .. } => {
+                Some(format!("{} and {}, from {index:?} on", first.display(), other.display()))
             }
             WeightError::Source(e) => e.location(),
             WeightError::File(e) => e.location(),
@@ -297,6 +319,11 @@ impl Diagnostic for WeightError {
             }
             WeightError::Overflow { .. } => {
                 "check the constant of the step in the plugin's origin of this parameter".to_owned()
+            }
+            WeightError::Copies { .. } => {
+                "copy the files of all ranks again, from the same checkpoint; what several ranks \
+                 have must be the same in each"
+                    .to_owned()
             }
             WeightError::TooLarge { dtype: DType::F16, .. } => {
                 "use --dtype bfloat16 (or float32)".to_owned()

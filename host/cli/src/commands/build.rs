@@ -111,6 +111,7 @@ impl Build {
                 .into());
         }
         let checkpoint = Checkpoint::open(checkpoint_dir, self.plugin.plugin.as_deref())?;
+        crate::output::notes(checkpoint.warnings());
         let bar = progress::Bytes::new("writing engine");
         let progress = |done, total| bar.set(done, total);
         let effort = Effort { progress: &progress, ..Effort::default() };

@@ -81,6 +81,7 @@ impl Convert {
         }
         let out = self.output.begin(from, CHECKPOINT_DIR)?;
         let checkpoint = Checkpoint::open(from, self.model.plugin.plugin.as_deref())?;
+        output::notes(checkpoint.warnings());
         let bar = progress::Bytes::new("writing checkpoint");
         let progress = |done, total| bar.set(done, total);
         let effort = Effort { progress: &progress, ..Effort::default() };
