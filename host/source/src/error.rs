@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 
-use crate::GgufError;
+use crate::{GgufError, TorchError};
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,14 @@ pub enum SourceError {
         path: PathBuf,
         /// What is wrong with it.
         fault: GgufError,
+    },
+    /// A file of PyTorch is broken, or holds what we do not read.
+    #[error("{fault}")]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: TorchError,
     },
     /// Nothing is at the path.
     #[error("there is no model at {}", path.display())]
@@ -72,7 +80,7 @@ pub enum SourceError {
         /// The directory.
         path: PathBuf,
     },
-    /// A directory whose weights are pickled only.
+    /// A directory whose weights are only in files of PyTorch that are called as no model's are.
     #[error("{} holds its weights only as pickled files, such as {found}", path.display())]
     OnlyPickled {
         /// The directory.
@@ -143,6 +151,7 @@ impl Diagnostic for SourceError {
             SourceError::File(error) => return error.code(),
             SourceError::Header(error) => return error.code(),
             SourceError::Gguf { fault, .. } => fault.code().0,
+            SourceError::Torch { fault, .. } => fault.code().0,
             SourceError::Missing { .. } => 101,
             SourceError::UnknownForm { .. } => 102,
             SourceError::NoConfig { .. } => 103,
@@ -175,6 +184,7 @@ impl Diagnostic for SourceError {
             }
             SourceError::Kind { path, key, .. } => format!("{}, key `{key}`", path.display()),
             SourceError::Gguf { path, .. }
+            | SourceError::Torch { path, .. }
             | SourceError::Missing { path }
             | SourceError::UnknownForm { path }
             | SourceError::NoConfig { path, .. }
@@ -192,6 +202,7 @@ impl Diagnostic for SourceError {
             SourceError::File(error) => return error.help(),
             SourceError::Header(error) => return error.help(),
             SourceError::Gguf { fault, .. } => fault.help(),
+            SourceError::Torch { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
                 "give the path of a HuggingFace model directory or of a GGUF file"
             }
@@ -207,10 +218,12 @@ impl Diagnostic for SourceError {
             SourceError::Json { .. } | SourceError::Kind { .. } => {
                 "correct the file, or get it again"
             }
-            SourceError::NoWeights { .. } => "get the model's *.safetensors files as well",
+            SourceError::NoWeights { .. } => {
+                "get the model's *.safetensors or pytorch_model*.bin files as well"
+            }
             SourceError::OnlyPickled { .. } => {
-                "get the model as safetensors, or convert it: pickled files can run code and are \
-                 not opened"
+                "get the model as safetensors; of PyTorch's files, those called pytorch_model*.bin \
+                 are read"
             }
             SourceError::MissingShards { .. } => "get the missing files",
             SourceError::NotInShard { .. } => "get the index and that file again",

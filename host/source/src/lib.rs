@@ -6,14 +6,17 @@
 //! not in the last. Weights are read later, row by row, with positioned reads: memory is bounded
 //! by what is asked for, and nothing is mapped.
 //!
-//! No form that is read here can run code: pickled files are turned away.
+//! No form that is read here can run code: pickles are read by a machine that knows the names of
+//! tensors and nothing else.
 
 mod error;
 mod gguf;
 mod hf;
 mod ignorable;
 mod source;
+mod torch;
 
 pub use error::SourceError;
 pub use gguf::GgufError;
 pub use source::{Source, TensorInfo};
+pub use torch::TorchError;
