@@ -120,6 +120,16 @@ pub enum SourceError {
         /// The second.
         second: String,
     },
+    /// Files that are parts of one model do not go together.
+    #[error("tensor `{tensor}` {what}")]
+    Apart {
+        /// The file at fault.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A caller asked for a tensor that is not there, or for more rows than it has.
     #[error("{what}")]
     NoSuchRows {
@@ -163,6 +173,7 @@ impl Diagnostic for SourceError {
             SourceError::NotInShard { .. } => 109,
             SourceError::TwoShards { .. } => 110,
             SourceError::NoSuchRows { .. } => 111,
+            SourceError::Apart { .. } => 139,
         })
     }
 
@@ -193,6 +204,7 @@ impl Diagnostic for SourceError {
             | SourceError::MissingShards { path, .. }
             | SourceError::NotInShard { path, .. }
             | SourceError::TwoShards { path, .. }
+            | SourceError::Apart { path, .. }
             | SourceError::NoSuchRows { path, .. } => path.display().to_string(),
         })
     }
@@ -230,6 +242,7 @@ impl Diagnostic for SourceError {
             SourceError::TwoShards { .. } => {
                 "keep one set of files: those that the index names, or those of one download"
             }
+            SourceError::Apart { .. } => "get all files of one download, and none of another",
             SourceError::NoSuchRows { .. } => "report this: it is a mistake in engraft",
         };
         Some(text.to_owned())

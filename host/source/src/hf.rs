@@ -1,9 +1,9 @@
 //! A HuggingFace directory: `config.json`, weights, and the texts around them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use engraft_files::{FileError, read};
+use engraft_files::read;
 use engraft_ir::DType;
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::{SourceError, ignorable};
 
 mod weights;
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 /// Texts that go along with a model.
 const TEXTS: [&str; 5] = [
     "tokenizer.json",
@@ -22,25 +22,15 @@ const TEXTS: [&str; 5] = [
     "chat_template.jinja",
 ];
 
-/// Opens the model in `directory`.
-pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
-    let names = names(directory)?;
-    if !names.contains(CONFIG) {
-        let gguf = names.iter().find(|name| name.ends_with(".gguf")).cloned();
-        return Err(SourceError::NoConfig { path: directory.to_owned(), gguf });
-    }
+/// Opens the model in `directory`, which has files of these `names`.
+pub(crate) fn open(directory: &Path, names: &BTreeSet<String>) -> Result<Contents, SourceError> {
     let config_path = directory.join(CONFIG);
     let config = read_json(&config_path)?;
     let architectures = architectures(&config_path, &config)?;
     let mut files = vec![config_path.clone()];
 
-    let (tensors, weights) = weights::open(directory, &names, &mut files)?;
-    let mut text_files = BTreeMap::new();
-    for name in TEXTS.into_iter().filter(|name| names.contains(*name)) {
-        let path = directory.join(name);
-        text_files.insert(name.to_owned(), read::whole(&path, read::TEXT_LIMIT)?);
-        files.push(path);
-    }
+    let (tensors, weights) = weights::open(directory, names, &mut files)?;
+    let text_files = texts(directory, names, &mut files)?;
     let dtype = dtype(&config, &tensors);
     Ok(Contents {
         dialect: "hugging-face",
@@ -56,19 +46,23 @@ pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
     })
 }
 
-/// The names of the files in a directory.
-fn names(directory: &Path) -> Result<BTreeSet<String>, FileError> {
-    let listing = std::fs::read_dir(directory).map_err(FileError::io("list", directory))?;
-    let mut names = BTreeSet::new();
-    for entry in listing {
-        let entry = entry.map_err(FileError::io("list", directory))?;
-        // A name that is no text is none of those that we look for.
-        names.extend(entry.file_name().into_string());
+/// The texts that go along with a model; adds them to `files`.
+pub(crate) fn texts(
+    directory: &Path,
+    names: &BTreeSet<String>,
+    files: &mut Vec<PathBuf>,
+) -> Result<BTreeMap<String, Vec<u8>>, SourceError> {
+    let mut texts = BTreeMap::new();
+    for name in TEXTS.into_iter().filter(|name| names.contains(*name)) {
+        let path = directory.join(name);
+        texts.insert(name.to_owned(), read::whole(&path, read::TEXT_LIMIT)?);
+        files.push(path);
     }
-    Ok(names)
+    Ok(texts)
 }
 
-fn read_json(path: &Path) -> Result<Value, SourceError> {
+/// A file that is one JSON object.
+pub(crate) fn read_json(path: &Path) -> Result<Value, SourceError> {
     let text = read::whole(path, read::TEXT_LIMIT)?;
     let value: Value =
         serde_json::from_slice(&text).map_err(|error| SourceError::json(path, &error))?;
