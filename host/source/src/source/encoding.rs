@@ -18,7 +18,7 @@ mod blocks;
 mod pieces;
 mod strided;
 
-use pieces::Piece;
+pub(crate) use pieces::Piece;
 
 /// How many bytes of a file are held while they are brought into order.
 pub(super) const CHUNK: u64 = 1 << 20;
