@@ -401,7 +401,12 @@ mod tests {
                 "token 10 of 10",
             ),
             (
-                Step::Positions { table: weights, first: Some(usize::MAX), spans: &spans[0], output: b },
+                Step::Positions {
+                    table: weights,
+                    first: Some(usize::MAX),
+                    spans: &spans[0],
+                    output: b,
+                },
                 "10 rows from",
             ),
             (Step::Gather { input: a, rows: &[0, 4, 1, 1], output: b }, "row 4 of 4"),

@@ -1,8 +1,8 @@
 //! All ranks of a model in one process, as one device: a thread a rank, of which the caller's is
 //! rank 0.
 
+use super::Communicator;
 use super::in_process::Exchange;
-use super::{Communicator, Ranks};
 use crate::cpu::Cpu;
 use crate::device::{Batch, Device, Program};
 use crate::error::RuntimeError;
@@ -157,9 +157,14 @@ fn first_cause<T>(own: Result<T, RuntimeError>, others: &[Other]) -> Result<T, R
     if let Some(e) = own {
         errors.insert(0, (0, e));
     }
-    let by_itself = errors.iter().position(|(_, e)| !matches!(e, RuntimeError::RankFailed { .. }));
-    let (rank, error) = errors.swap_remove(by_itself.unwrap_or(0));
-    Err(RuntimeError::OfRank { rank, ranks, error: Box::new(error) })
+    let by_itself = |(_, e): &(u32, RuntimeError)| !matches!(e, RuntimeError::RankFailed { .. });
+    let first = errors.iter().position(by_itself).unwrap_or(0);
+    let everywhere = errors.iter().filter(|error| by_itself(error)).count() == ranks as usize;
+    let (rank, error) = errors.swap_remove(first);
+    match everywhere {
+        true => Err(error),
+        false => Err(RuntimeError::OfRank { rank, ranks, error: Box::new(error) }),
+    }
 }
 
 impl Device for Crew {
@@ -186,15 +191,5 @@ impl Device for Crew {
 impl Drop for Crew {
     fn drop(&mut self) {
         end(&mut self.others, &self.exchange);
-    }
-}
-
-impl Ranks {
-    /// The line of a rank whose program says which it is.
-    pub(crate) fn of(
-        program: &dyn Program,
-        line: Box<dyn Communicator>,
-    ) -> Result<Ranks, RuntimeError> {
-        Ranks::new(program.graph().rank, line)
     }
 }

@@ -79,6 +79,8 @@ pub(crate) struct Ranks {
 }
 
 impl Ranks {
+    /// The rank that a program says it is of, with its line.
+    ///
     /// # Errors
     /// A rank of another number, or of another number of ranks, than the communicator's.
     pub(crate) fn new(rank: Rank, line: Box<dyn Communicator>) -> Result<Ranks, RuntimeError> {
@@ -91,11 +93,6 @@ impl Ranks {
             return Err(RuntimeError::Bug { reason });
         }
         Ok(Ranks { rank, line, received: Vec::new() })
-    }
-
-    /// Which it is.
-    pub(crate) fn rank(&self) -> Rank {
-        self.rank
     }
 
     /// How many ranks share this machine.
