@@ -99,7 +99,7 @@ fn a_rank_that_fails_frees_those_that_wait_and_those_that_will() {
         move || line.exchange(&[], &mut [(2, &mut [0.0])])
     };
     thread::scope(|scope| {
-        let (early, late) = (scope.spawn(wait(0)), wait(1));
+        let (early, mut late) = (scope.spawn(wait(0)), wait(1));
         thread::sleep(std::time::Duration::from_millis(30));
         exchange.fail(2);
         let early = early.join().expect("no panic");
