@@ -219,8 +219,7 @@ fn locate(path: &Path, rank: Option<u32>) -> Result<PathBuf, EngineError> {
     {
         let file = path.with_file_name(format::engine_file(rank as usize));
         let about = about(&file)?;
-        let about =
-            about.ok_or_else(|| EngineError::MissingRank { path: file.clone(), rank })?;
+        let about = about.ok_or_else(|| EngineError::MissingRank { path: file.clone(), rank })?;
         (file, about)
     } else {
         (path.to_owned(), first)
@@ -313,7 +312,8 @@ fn aligned(entry: &TensorEntry) -> Option<Range<usize>> {
 
 /// A file's name, its graph and its config must say the same of which rank it is.
 fn check_rank(path: &Path, found: Rank, config: &EngineConfig) -> Result<(), EngineError> {
-    let other = |expected: String| EngineError::OtherRank { path: path.to_owned(), expected, found };
+    let other =
+        |expected: String| EngineError::OtherRank { path: path.to_owned(), expected, found };
     let named = path.file_name().and_then(|name| format::rank_of(name.to_str()?));
     if let Some(named) = named.filter(|&named| named != found.number) {
         return Err(other(format!("rank {named}")));
