@@ -62,6 +62,12 @@ pub fn engine_file(rank: usize) -> String {
     format!("rank{rank}.engine")
 }
 
+/// The rank that a file's name says it is of.
+pub(crate) fn rank_of(name: &str) -> Option<u32> {
+    let rank = name.strip_prefix("rank")?.strip_suffix(".engine")?.parse().ok()?;
+    (engine_file(rank as usize) == name).then_some(rank)
+}
+
 /// The name of the config in an engine's directory.
 pub const CONFIG_FILE: &str = "config.json";
 

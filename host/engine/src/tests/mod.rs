@@ -1,6 +1,7 @@
 //! Engines of a toy model, whole and broken.
 
 mod broken;
+mod ranks;
 mod whole;
 
 use crate::{
