@@ -113,7 +113,8 @@ fn names(directory: &Path) -> Result<BTreeSet<String>, FileError> {
     Ok(names)
 }
 
-fn read_json(path: &Path) -> Result<Value, SourceError> {
+/// The object in a JSON file.
+pub(crate) fn read_json(path: &Path) -> Result<Value, SourceError> {
     let text = read::whole(path, read::TEXT_LIMIT)?;
     let value: Value =
         serde_json::from_slice(&text).map_err(|error| SourceError::json(path, &error))?;

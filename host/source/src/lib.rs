@@ -12,8 +12,10 @@ mod error;
 mod gguf;
 mod hf;
 mod ignorable;
+mod lora;
 mod source;
 
 pub use error::SourceError;
 pub use gguf::GgufError;
+pub use lora::{LoraError, Merged};
 pub use source::{Source, TensorInfo};

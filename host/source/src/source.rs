@@ -9,7 +9,8 @@ use engraft_files::FileError;
 use engraft_ir::DType;
 use serde_json::Value;
 
-use crate::{SourceError, gguf, hf};
+use crate::lora::{Lora, Merged, Vocabulary};
+use crate::{LoraError, SourceError, gguf, hf};
 
 mod encoding;
 pub(crate) use encoding::{Encoding, Weights};
@@ -67,6 +68,7 @@ pub(crate) struct Contents {
 pub struct Source {
     path: PathBuf,
     contents: Contents,
+    lora: Option<Lora>,
 }
 
 impl Source {
@@ -83,7 +85,34 @@ impl Source {
             Err(error) => return Err(FileError::io("open", path)(error).into()),
         };
         let contents = if metadata.is_dir() { hf::open(path)? } else { gguf::open(path)? };
-        Ok(Source { path: path.to_owned(), contents })
+        Ok(Source { path: path.to_owned(), contents, lora: None })
+    }
+
+    /// The same model with the LoRA adapter of a directory merged into its weights.
+    ///
+    /// # Errors
+    /// [`SourceError::Lora`] for whatever does not fit; what the file system says.
+    pub fn with_lora(mut self, directory: &Path) -> Result<Source, SourceError> {
+        let contents = &mut self.contents;
+        if contents.dialect != "hugging-face" || self.lora.is_some() {
+            let fault = LoraError::Dialect(contents.dialect.to_owned());
+            return Err(SourceError::Lora { path: self.path, fault });
+        }
+        let key = |key: &str| contents.config.get(key);
+        let vocabulary = Vocabulary {
+            size: key("vocab_size").and_then(Value::as_u64),
+            tied: key("tie_word_embeddings").and_then(Value::as_bool) == Some(true),
+        };
+        let lora = Lora::open(directory, &contents.tensors, &vocabulary)?;
+        contents.tensors.extend(lora.infos().map(|(name, info)| (name.to_owned(), info)));
+        contents.files.extend(lora.files());
+        self.lora = Some(lora);
+        Ok(self)
+    }
+
+    /// What of a LoRA adapter was merged.
+    pub fn merged(&self) -> Option<&Merged> {
+        self.lora.as_ref().map(Lora::merged)
     }
 
     /// What names and layouts its tensors have: `hugging-face` or `gguf`.
@@ -166,32 +195,23 @@ impl Source {
         if info.end == info.start || rows.is_empty() {
             return Ok(());
         }
-        self.read_elements(name, rows.start * info.row()..rows.end * info.row(), out)
+        if let Some(lora) = &self.lora {
+            let base = |info: &TensorInfo, out: &mut Vec<u8>| self.stored(info, rows.clone(), out);
+            if let Some(read) = lora.read(name, rows.clone(), &base, out) {
+                return read;
+            }
+        }
+        self.stored(info, rows, out)
     }
 
-    /// The same by numbers of elements, in row-major order.
-    ///
-    /// # Errors
-    /// As [`Source::read`].
-    pub fn read_elements(
+    /// Appends rows, of which there are some, of a tensor as a file has them.
+    fn stored(
         &self,
-        name: &str,
-        elements: Range<u64>,
+        info: &TensorInfo,
+        rows: Range<u64>,
         out: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
-        let no_such_rows = |what| SourceError::NoSuchRows { path: self.path.clone(), what };
-        let Some(info) = self.contents.tensors.get(name) else {
-            return Err(no_such_rows(format!("there is no tensor `{name}`")));
-        };
-        let count = info.shape.iter().fold(1u64, |n, &extent| n.saturating_mul(extent));
-        if elements.start > elements.end || elements.end > count {
-            let what = format!("tensor `{name}` has {count} elements, not {elements:?}");
-            return Err(no_such_rows(what));
-        }
-        if elements.is_empty() {
-            return Ok(());
-        }
-        Ok(encoding::read(&self.contents.weights, info, elements, out)?)
+        Ok(encoding::read(&self.contents.weights, info, rows, out)?)
     }
 }
 
