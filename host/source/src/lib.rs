@@ -13,9 +13,11 @@ mod gguf;
 mod hf;
 mod ignorable;
 mod lora;
+mod packed;
 mod source;
 
 pub use error::SourceError;
 pub use gguf::GgufError;
 pub use lora::{LoraError, Merged};
+pub use packed::PackedError;
 pub use source::{Source, TensorInfo};

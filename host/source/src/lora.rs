@@ -55,9 +55,17 @@ impl fmt::Display for Merged {
             let s = if self.modules == 1 { "" } else { "s" };
             parts.push(format!("{} module{s}", self.modules));
             let (low, high) = self.ranks;
-            parts.push(if low == high { format!("rank {low}") } else { format!("ranks {low} to {high}") });
+            parts.push(if low == high {
+                format!("rank {low}")
+            } else {
+                format!("ranks {low} to {high}")
+            });
             let (low, high) = self.scales;
-            parts.push(if low == high { format!("scale {low:?}") } else { format!("scales {low:?} to {high:?}") });
+            parts.push(if low == high {
+                format!("scale {low:?}")
+            } else {
+                format!("scales {low:?} to {high:?}")
+            });
         }
         if self.replaced > 0 {
             let s = if self.replaced == 1 { "" } else { "s" };
@@ -139,13 +147,15 @@ fn replaced(name: &str) -> String {
 
 /// The tensor of a model that an adapter means: of that name, or of the one name that differs
 /// from it only in what stands before, for models are saved with and without an outer module.
-fn find<'a>(tensors: &'a BTreeMap<String, TensorInfo>, name: &str) -> Option<(&'a str, &'a TensorInfo)> {
+fn find<'a>(
+    tensors: &'a BTreeMap<String, TensorInfo>,
+    name: &str,
+) -> Option<(&'a str, &'a TensorInfo)> {
     if let Some((name, info)) = tensors.get_key_value(name) {
         return Some((name, info));
     }
-    let ends = |long: &str, short: &str| {
-        long.strip_suffix(short).is_some_and(|head| head.ends_with('.'))
-    };
+    let ends =
+        |long: &str, short: &str| long.strip_suffix(short).is_some_and(|head| head.ends_with('.'));
     let mut alike = tensors.iter().filter(|(own, _)| ends(own, name) || ends(name, own));
     match (alike.next(), alike.next()) {
         (Some((name, info)), None) => Some((name, info)),
@@ -167,7 +177,11 @@ impl Lora {
         let path = directory.join(WEIGHTS);
         if !path.is_file() {
             let pickled = directory.join(PICKLED).is_file();
-            return Err(fail(if pickled { LoraError::Pickled(PICKLED) } else { LoraError::NoFile(WEIGHTS) }));
+            return Err(fail(if pickled {
+                LoraError::Pickled(PICKLED)
+            } else {
+                LoraError::NoFile(WEIGHTS)
+            }));
         }
         let config = Config::read(&directory.join(CONFIG))?;
         let (file, header) = header::read(&path)?;
@@ -178,7 +192,11 @@ impl Lora {
             let own = name.strip_prefix("base_model.model.").unwrap_or(&name);
             if !entry.dtype.is_float() || entry.shape.contains(&0) {
                 let dtype = entry.dtype.safetensors_name();
-                misfits.push(format!("`{}` {:?} {dtype} holds no numbers", escape(&name), entry.shape));
+                misfits.push(format!(
+                    "`{}` {:?} {dtype} holds no numbers",
+                    escape(&name),
+                    entry.shape
+                ));
             } else if let Some((module, role)) = role(own) {
                 let matrix = Matrix { name: name.clone(), entry };
                 if modules.entry(module.to_owned()).or_default().insert(role, matrix).is_some() {
@@ -187,13 +205,21 @@ impl Lora {
             } else {
                 match find(tensors, &replaced(own)) {
                     Some((_, base)) if base.shape != entry.shape => misfits.push(format!(
-                        "`{}` is {:?}, and the model's is {:?}", escape(&name), entry.shape, base.shape
+                        "`{}` is {:?}, and the model's is {:?}",
+                        escape(&name),
+                        entry.shape,
+                        base.shape
                     )),
                     Some((name, base)) => {
-                        let target = Target { base: base.clone(), replaced: Some(entry), update: None };
+                        let target =
+                            Target { base: base.clone(), replaced: Some(entry), update: None };
                         targets.insert(name.to_owned(), target);
                     }
-                    None => misfits.push(format!("`{}`: the model has no `{}`", escape(&name), escape(&replaced(own)))),
+                    None => misfits.push(format!(
+                        "`{}`: the model has no `{}`",
+                        escape(&name),
+                        escape(&replaced(own))
+                    )),
                 }
             }
         }
@@ -215,14 +241,23 @@ impl Lora {
             base: config.base.clone(),
         };
         // Squares fit either way round: they are as the others are.
-        let turned = config.transposed || updates.iter().any(|(pair, _)| pair.fits == (false, true));
+        let turned =
+            config.transposed || updates.iter().any(|(pair, _)| pair.fits == (false, true));
         for (pair, scale) in updates {
-            let transposed = pair.is_embedding || pair.fits == (false, true) || (pair.fits.1 && turned);
+            let transposed =
+                pair.is_embedding || pair.fits == (false, true) || (pair.fits.1 && turned);
             if transposed && pair.magnitude.is_some() {
-                let what = format!("`{}` has DoRA's lengths, and its weight is stored transposed", escape(&pair.name));
+                let what = format!(
+                    "`{}` has DoRA's lengths, and its weight is stored transposed",
+                    escape(&pair.name)
+                );
                 return Err(fail(LoraError::Unsupported(what)));
             }
-            let target = targets.entry(pair.name).or_insert(Target { base: pair.base, replaced: None, update: None });
+            let target = targets.entry(pair.name).or_insert(Target {
+                base: pair.base,
+                replaced: None,
+                update: None,
+            });
             let Pair { a, b, magnitude, .. } = pair;
             target.update = Some(Update { a, b, scale: scale as f32, transposed, magnitude });
         }
@@ -259,26 +294,21 @@ impl Lora {
         })
     }
 
-    /// Appends `rows` of the tensor `name` to `out` if the adapter changes it. `base` reads rows
-    /// of the tensor as the model has it.
+    /// Whether the adapter changes a tensor.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.targets.contains_key(name)
+    }
+
+    /// Appends `rows` of the tensor `name`, which the adapter changes, to `out`. `base` reads these
+    /// rows of the tensor as the model has it.
     pub(crate) fn read(
         &self,
         name: &str,
         rows: Range<u64>,
         base: &dyn Fn(&TensorInfo, &mut Vec<u8>) -> Result<(), SourceError>,
         out: &mut Vec<u8>,
-    ) -> Option<Result<(), SourceError>> {
-        let target = self.targets.get(name)?;
-        Some(self.read_target(target, rows, base, out))
-    }
-
-    fn read_target(
-        &self,
-        target: &Target,
-        rows: Range<u64>,
-        base: &dyn Fn(&TensorInfo, &mut Vec<u8>) -> Result<(), SourceError>,
-        out: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
+        let target = &self.targets[name];
         let mut bytes = Vec::new();
         let dtype = match &target.replaced {
             Some(entry) => {
@@ -341,25 +371,42 @@ fn pair(
     };
     let (&[rank, inner], &[outer, rank_too]) = (a.entry.shape.as_slice(), b.entry.shape.as_slice())
     else {
-        return Err(format!("`{at}`: A is {:?} and B {:?}, and both must be matrices", a.entry.shape, b.entry.shape));
+        return Err(format!(
+            "`{at}`: A is {:?} and B {:?}, and both must be matrices",
+            a.entry.shape, b.entry.shape
+        ));
     };
     let expected = config.rank(module);
     if (rank, rank_too) != (expected, expected) {
-        return Err(format!("`{at}`: A is {:?} and B {:?}, and the rank is {expected}", a.entry.shape, b.entry.shape));
+        return Err(format!(
+            "`{at}`: A is {:?} and B {:?}, and the rank is {expected}",
+            a.entry.shape, b.entry.shape
+        ));
     }
     let fits = (base.shape == [outer, inner], base.shape == [inner, outer]);
     let fits = if is_embedding { (false, fits.1) } else { fits };
     if !(fits.0 || fits.1) || !base.dtype.is_float() {
-        return Err(format!("`{at}`: B·A is {:?}, and the model's weight is {:?} {}", [outer, inner], base.shape, base.stored));
+        return Err(format!(
+            "`{at}`: B·A is {:?}, and the model's weight is {:?} {}",
+            [outer, inner],
+            base.shape,
+            base.stored
+        ));
     }
     match (config.magnitudes, &magnitude) {
         (true, Some(m)) if m.entry.shape.iter().product::<u64>() == outer => {}
         (false, None) => {}
-        (true, Some(m)) => return Err(format!("`{at}`: the lengths are {:?}, and there are {outer} rows", m.entry.shape)),
+        (true, Some(m)) => {
+            return Err(format!(
+                "`{at}`: the lengths are {:?}, and there are {outer} rows",
+                m.entry.shape
+            ));
+        }
         (true, None) => return Err(format!("`{at}` has no lengths, and `use_dora` is set")),
         (false, Some(_)) => return Err(format!("`{at}` has lengths, and `use_dora` is not set")),
     }
-    let pair = Pair { name: name.to_owned(), base: base.clone(), a, b, magnitude, is_embedding, fits };
+    let pair =
+        Pair { name: name.to_owned(), base: base.clone(), a, b, magnitude, is_embedding, fits };
     Ok((pair, config.scale(module)))
 }
 
@@ -378,7 +425,8 @@ fn tied<'a>(
     tensors: &BTreeMap<String, TensorInfo>,
     vocabulary: &Vocabulary,
 ) -> Option<&'a str> {
-    let is_ours = |info: &TensorInfo| info.shape.len() == 2 && Some(info.shape[0]) == vocabulary.size;
+    let is_ours =
+        |info: &TensorInfo| info.shape.len() == 2 && Some(info.shape[0]) == vocabulary.size;
     let shared = vocabulary.tied || tensors.values().filter(|info| is_ours(info)).count() == 1;
     let (name, _) = targets.iter().find(|(_, target)| is_ours(&target.base))?;
     shared.then_some(name.as_str())

@@ -124,7 +124,10 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// The entries of an object that may be absent; its key where it is something else.
-fn patterns<'a>(json: &'a Value, key: &'static str) -> Result<Vec<(&'a str, &'a Value)>, &'static str> {
+fn patterns<'a>(
+    json: &'a Value,
+    key: &'static str,
+) -> Result<Vec<(&'a str, &'a Value)>, &'static str> {
     let entries = |map: &'a Map<String, Value>| map.iter().map(|(k, v)| (k.as_str(), v)).collect();
     match json.get(key) {
         None | Some(Value::Null) => Ok(Vec::new()),
