@@ -18,11 +18,10 @@ fn safetensors(path: &Path, tensors: &[Tensor]) {
         .iter()
         .map(|(name, shape, _)| ((*name).to_owned(), DType::F32, shape.to_vec()))
         .collect();
-    let mut writer = SafetensorsWriter::create(path, BTreeMap::new(), declared, 1).unwrap();
+    let writer = SafetensorsWriter::create(path, BTreeMap::new(), declared, 1).unwrap();
     for (name, _, values) in tensors {
-        writer.begin(name).unwrap();
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        writer.write(&bytes).unwrap();
+        writer.put(name, &bytes).unwrap();
     }
     writer.finish().unwrap();
 }

@@ -34,10 +34,9 @@ fn model(section: &Value, tensors: &[Tensor]) -> TempDir {
         .iter()
         .map(|(name, dtype, shape, _)| ((*name).to_owned(), *dtype, shape.clone()))
         .collect();
-    let mut writer = SafetensorsWriter::create(&path, BTreeMap::new(), declared, 1).unwrap();
+    let writer = SafetensorsWriter::create(&path, BTreeMap::new(), declared, 1).unwrap();
     for (name, _, _, bytes) in tensors {
-        writer.begin(name).unwrap();
-        writer.write(bytes).unwrap();
+        writer.put(name, bytes).unwrap();
     }
     writer.finish().unwrap();
     directory
