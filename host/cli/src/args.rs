@@ -76,6 +76,9 @@ pub struct ModelArgs {
     /// Element type of the weights: auto (the model's own), float32, float16, bfloat16.
     #[arg(long, default_value = "auto")]
     dtype: String,
+    /// A LoRA adapter's directory, as PEFT writes it, to merge into the weights.
+    #[arg(long, value_name = "DIR")]
+    lora_dir: Option<PathBuf>,
     #[command(flatten)]
     pub ranks: MappingArgs,
 }
@@ -118,6 +121,7 @@ impl ModelArgs {
             dtype: self.dtype()?,
             mapping,
             parallel_embedding: self.ranks.parallel_embedding(),
+            lora: self.lora_dir.clone(),
         })?;
         for key in pipeline.unread() {
             legacy::say(&format!("warning: config key `{}` is read by nobody", escape(key)));

@@ -28,6 +28,8 @@ pub struct Options {
     pub mapping: Mapping,
     /// The axis along which the embedding is spread over the ranks, if it is.
     pub parallel_embedding: Option<u8>,
+    /// A PEFT LoRA adapter's directory, which is merged into the weights.
+    pub lora: Option<PathBuf>,
 }
 
 /// A model, understood and planned; nothing is written yet.
@@ -63,7 +65,10 @@ impl Pipeline {
     /// # Errors
     /// Whatever is wrong with the model, the plugin, or the two together.
     pub fn open(options: &Options) -> Result<Pipeline, ConvertError> {
-        let source = Source::open(&options.model)?;
+        let source = match &options.lora {
+            Some(adapter) => Source::open_with_lora(&options.model, adapter)?,
+            None => Source::open(&options.model)?,
+        };
         let plugin = find_plugin(
             options.plugin.as_deref(),
             &source.architectures(),

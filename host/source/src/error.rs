@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 
-use crate::{GgufError, TorchError};
+use crate::{GgufError, LoraError, PackedError, TorchError};
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,22 @@ pub enum SourceError {
         path: PathBuf,
         /// What is wrong with it.
         fault: TorchError,
+    },
+    /// A LoRA adapter cannot be merged.
+    #[error("{fault}")]
+    Lora {
+        /// The adapter's directory or the file of it that is at fault.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: LoraError,
+    },
+    /// Weights of few bits that cannot be read.
+    #[error("{fault}")]
+    Packed {
+        /// The model, or its config.
+        path: PathBuf,
+        /// What is wrong with them.
+        fault: PackedError,
     },
     /// Nothing is at the path.
     #[error("there is no model at {}", path.display())]
@@ -162,6 +178,8 @@ impl Diagnostic for SourceError {
             SourceError::Header(error) => return error.code(),
             SourceError::Gguf { fault, .. } => fault.code().0,
             SourceError::Torch { fault, .. } => fault.code().0,
+            SourceError::Lora { fault, .. } => fault.code().0,
+            SourceError::Packed { fault, .. } => fault.code().0,
             SourceError::Missing { .. } => 101,
             SourceError::UnknownForm { .. } => 102,
             SourceError::NoConfig { .. } => 103,
@@ -196,6 +214,8 @@ impl Diagnostic for SourceError {
             SourceError::Kind { path, key, .. } => format!("{}, key `{key}`", path.display()),
             SourceError::Gguf { path, .. }
             | SourceError::Torch { path, .. }
+            | SourceError::Lora { path, .. }
+            | SourceError::Packed { path, .. }
             | SourceError::Missing { path }
             | SourceError::UnknownForm { path }
             | SourceError::NoConfig { path, .. }
@@ -215,6 +235,8 @@ impl Diagnostic for SourceError {
             SourceError::Header(error) => return error.help(),
             SourceError::Gguf { fault, .. } => fault.help(),
             SourceError::Torch { fault, .. } => fault.help(),
+            SourceError::Lora { fault, .. } => fault.help(),
+            SourceError::Packed { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
                 "give the path of a HuggingFace model directory or of a GGUF file"
             }

@@ -14,11 +14,15 @@ mod error;
 mod gguf;
 mod hf;
 mod ignorable;
+mod lora;
 mod meta;
+mod packed;
 mod source;
 mod torch;
 
 pub use error::SourceError;
 pub use gguf::GgufError;
+pub use lora::{LoraError, Merged};
+pub use packed::PackedError;
 pub use source::{Source, TensorInfo};
 pub use torch::TorchError;

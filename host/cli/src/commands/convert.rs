@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::Args;
 use engraft_convert::build::Checkpoint;
 use engraft_convert::{Effort, Pipeline};
+use engraft_source::Merged;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -114,6 +115,17 @@ impl Convert {
     }
 }
 
+/// What was merged, as JSON.
+fn lora(merged: &Merged) -> serde_json::Value {
+    serde_json::json!({
+        "modules": merged.modules,
+        "replaced": merged.replaced,
+        "ranks": [merged.ranks.0, merged.ranks.1],
+        "scales": [merged.scales.0, merged.scales.1],
+        "base_model": merged.base,
+    })
+}
+
 /// What was made of what.
 pub fn report(
     pipeline: &Pipeline,
@@ -133,6 +145,8 @@ pub fn report(
             "dtype": pipeline.config().dtype.config_name(),
             "parameters": pipeline.parameters(),
             "bytes": bytes,
+            "dequantised": pipeline.source().packed(),
+            "lora": pipeline.source().merged().map(lora),
             "unread_config_keys": pipeline.unread(),
             "unused_tensors": pipeline.unused_tensors().iter()
                 .map(|(name, reason)| serde_json::json!({ "tensor": name, "reason": reason }))
@@ -148,6 +162,12 @@ pub fn report(
             pipeline.parameters() as f64 / 1e6,
             pipeline.config().dtype.config_name(),
         );
+        if let Some(packed) = pipeline.source().packed() {
+            text += &format!("de-quantised: {packed}\n");
+        }
+        if let Some(merged) = pipeline.source().merged() {
+            text += &format!("merged LoRA: {merged}\n");
+        }
         for (name, reason) in pipeline.unused_tensors() {
             text += &format!("left out: {}: {}\n", name, engraft_diagnostic::escape(reason));
         }
