@@ -46,10 +46,7 @@ pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
             config[name] = metadata::numbers(name, &bytes).map_err(broken)?;
         }
     }
-    let dtype = hf::most(&header.tensors, |info| match info.encoding {
-        Encoding::Plain => info.dtype,
-        Encoding::Blocks(_) => DType::BF16,
-    });
+    let dtype = hf::most(&header.tensors);
     Ok(Contents {
         dialect: "gguf",
         config,

@@ -240,16 +240,14 @@ fn dtype(config: &Value, tensors: &BTreeMap<String, TensorInfo>) -> DType {
         .map(|name| name.strip_prefix("torch.").unwrap_or(name))
         .find_map(DType::from_config_name)
         .filter(is_ours);
-    named.unwrap_or_else(|| most(tensors, |info| info.dtype))
+    named.unwrap_or_else(|| most(tensors))
 }
 
-/// Which of `F32`, `F16` and `BF16` has most bytes, by what `of` says of a tensor.
-pub(crate) fn most(
-    tensors: &BTreeMap<String, TensorInfo>,
-    of: impl Fn(&TensorInfo) -> DType,
-) -> DType {
+/// Which of `F32`, `F16` and `BF16` has most bytes.
+pub(crate) fn most(tensors: &BTreeMap<String, TensorInfo>) -> DType {
     let bytes = |dtype: DType| -> u64 {
-        tensors.values().filter(|info| of(info) == dtype).map(TensorInfo::stored_bytes).sum()
+        let of = |info: &&TensorInfo| info.encoding.kept(info.dtype) == dtype;
+        tensors.values().filter(of).map(TensorInfo::stored_bytes).sum()
     };
     // Of equals the last is taken: `F32`, for want of any other.
     [DType::F16, DType::BF16, DType::F32]

@@ -1,30 +1,18 @@
 //! One model on disk, of whatever form.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use engraft_files::{FileError, interrupt};
+use engraft_files::FileError;
 use engraft_ir::DType;
 use serde_json::Value;
 
-use crate::gguf::{self, BlockType};
-use crate::{SourceError, hf};
+use crate::{SourceError, gguf, hf};
 
-/// How many bytes of blocks are held while they are de-quantised.
-const CHUNK: u64 = 1 << 20;
-
-/// How the elements of a tensor lie in its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Encoding {
-    /// As they are handed out.
-    Plain,
-    /// In ggml's blocks.
-    Blocks(BlockType),
-}
+mod encoding;
+pub(crate) use encoding::{Encoding, Weights};
 
 /// One tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,18 +23,19 @@ pub struct TensorInfo {
     pub stored: String,
     /// Its extents, outermost first.
     pub shape: Vec<u64>,
-    /// Which of the source's weight files holds it.
+    /// Which of the source's weight files holds it; of several, the first.
     pub(crate) file: usize,
-    /// Its first byte in that file.
+    /// Its first byte in that file. [`Encoding::Pieces`] say for themselves where they lie.
     pub(crate) start: u64,
-    /// The byte after its last.
+    /// As many bytes later as it takes.
     pub(crate) end: u64,
+    /// How its elements lie there.
     pub(crate) encoding: Encoding,
 }
 
 impl TensorInfo {
     /// The elements of one row of the outermost axis.
-    fn row(&self) -> u64 {
+    pub(crate) fn row(&self) -> u64 {
         // The product of all extents was found to fit the file when it was opened; where one is
         // zero there may be no such bound on the others.
         self.shape.iter().skip(1).fold(1, |product, extent| product.saturating_mul(*extent))
@@ -68,7 +57,7 @@ pub(crate) struct Contents {
     pub(crate) tensors: BTreeMap<String, TensorInfo>,
     pub(crate) text_files: BTreeMap<String, Vec<u8>>,
     /// The files that hold weights, by [`TensorInfo::file`].
-    pub(crate) weights: Vec<(PathBuf, File)>,
+    pub(crate) weights: Weights,
     /// Every file that was read.
     pub(crate) files: Vec<PathBuf>,
     pub(crate) is_ignorable: fn(&str) -> bool,
@@ -177,54 +166,8 @@ impl Source {
         if info.end == info.start || rows.is_empty() {
             return Ok(());
         }
-        let elements = rows.start * info.row()..rows.end * info.row();
-        let (path, file) = &self.contents.weights[info.file];
-        interrupt::check()?;
-        match info.encoding {
-            Encoding::Plain => {
-                let size = info.dtype.size() as u64;
-                let at = out.len();
-                out.resize(at + ((elements.end - elements.start) * size) as usize, 0);
-                file.read_exact_at(&mut out[at..], info.start + elements.start * size)
-                    .map_err(FileError::io("read", path))?;
-            }
-            Encoding::Blocks(kind) => read_blocks((path, file), info, kind, elements, out)?,
-        }
-        Ok(())
+        Ok(encoding::read(&self.contents.weights, info, rows, out)?)
     }
-}
-
-/// Appends a range of the elements of a tensor of blocks, as `F32`.
-fn read_blocks(
-    (path, file): (&Path, &File),
-    info: &TensorInfo,
-    kind: BlockType,
-    elements: Range<u64>,
-    out: &mut Vec<u8>,
-) -> Result<(), SourceError> {
-    let (per, size) = (kind.elements() as u64, kind.bytes() as u64);
-    let mut block = elements.start / per;
-    let last = elements.end.div_ceil(per);
-    let mut raw = Vec::new();
-    let mut values = vec![0.0; kind.elements()];
-    out.reserve(((elements.end - elements.start) * 4) as usize);
-    while block < last {
-        interrupt::check()?;
-        let count = (CHUNK / size).min(last - block);
-        raw.resize((count * size) as usize, 0);
-        file.read_exact_at(&mut raw, info.start + block * size)
-            .map_err(FileError::io("read", path))?;
-        for bytes in raw.chunks_exact(kind.bytes()) {
-            kind.dequantize(bytes, &mut values);
-            // A tensor of one axis may be asked for the middle of a block.
-            let first = block * per;
-            let from = elements.start.saturating_sub(first).min(per) as usize;
-            let to = (elements.end - first).min(per) as usize;
-            out.extend(values[from..to].iter().flat_map(|value| value.to_le_bytes()));
-            block += 1;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

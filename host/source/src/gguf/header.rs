@@ -115,10 +115,7 @@ fn place(
             .ok_or_else(|| GgufError::TensorType { tensor: name.clone(), number: kind })?;
         let shape_fault =
             |reason| GgufError::Shape { tensor: name.clone(), shape: shape.clone(), reason };
-        let (per, bytes) = match encoding {
-            Encoding::Plain => (1, dtype.size() as u64),
-            Encoding::Blocks(block) => (block.elements() as u64, block.bytes() as u64),
-        };
+        let (per, bytes) = encoding.unit(dtype);
         let elements = shape
             .iter()
             .try_fold(1u64, |product, extent| product.checked_mul(*extent))

@@ -2,6 +2,7 @@
 
 use engraft_diagnostic::{Diagnostic, Fault};
 
+use super::encoding::CHUNK;
 use super::*;
 use crate::gguf::build::Build;
 
