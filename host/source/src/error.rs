@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 
-use crate::GgufError;
+use crate::{GgufError, JaxError};
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,14 @@ pub enum SourceError {
         path: PathBuf,
         /// What is wrong with it.
         fault: GgufError,
+    },
+    /// What JAX's libraries wrote is broken, or holds what we do not read.
+    #[error("{fault}")]
+    Jax {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: JaxError,
     },
     /// Nothing is at the path.
     #[error("there is no model at {}", path.display())]
@@ -143,6 +151,7 @@ impl Diagnostic for SourceError {
             SourceError::File(error) => return error.code(),
             SourceError::Header(error) => return error.code(),
             SourceError::Gguf { fault, .. } => fault.code().0,
+            SourceError::Jax { fault, .. } => fault.code().0,
             SourceError::Missing { .. } => 101,
             SourceError::UnknownForm { .. } => 102,
             SourceError::NoConfig { .. } => 103,
@@ -175,6 +184,7 @@ impl Diagnostic for SourceError {
             }
             SourceError::Kind { path, key, .. } => format!("{}, key `{key}`", path.display()),
             SourceError::Gguf { path, .. }
+            | SourceError::Jax { path, .. }
             | SourceError::Missing { path }
             | SourceError::UnknownForm { path }
             | SourceError::NoConfig { path, .. }
@@ -192,6 +202,7 @@ impl Diagnostic for SourceError {
             SourceError::File(error) => return error.help(),
             SourceError::Header(error) => return error.help(),
             SourceError::Gguf { fault, .. } => fault.help(),
+            SourceError::Jax { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
                 "give the path of a HuggingFace model directory or of a GGUF file"
             }

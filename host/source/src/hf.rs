@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::source::{Contents, Encoding, TensorInfo};
 use crate::{SourceError, ignorable};
 
-const CONFIG: &str = "config.json";
+pub(crate) const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// Texts that go along with a model.
@@ -80,12 +80,7 @@ pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
         }
     }
 
-    let mut text_files = BTreeMap::new();
-    for name in TEXTS.into_iter().filter(|name| names.contains(*name)) {
-        let path = directory.join(name);
-        text_files.insert(name.to_owned(), read::whole(&path, read::TEXT_LIMIT)?);
-        files.push(path);
-    }
+    let text_files = text_files(directory, &names, &mut files)?;
     let dtype = dtype(&config, &tensors);
     Ok(Contents {
         dialect: "hugging-face",
@@ -101,8 +96,23 @@ pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
     })
 }
 
+/// The texts that go along with the model in a directory; adds them to the files that were read.
+pub(crate) fn text_files(
+    directory: &Path,
+    names: &BTreeSet<String>,
+    files: &mut Vec<PathBuf>,
+) -> Result<BTreeMap<String, Vec<u8>>, FileError> {
+    let mut texts = BTreeMap::new();
+    for name in TEXTS.into_iter().filter(|name| names.contains(*name)) {
+        let path = directory.join(name);
+        texts.insert(name.to_owned(), read::whole(&path, read::TEXT_LIMIT)?);
+        files.push(path);
+    }
+    Ok(texts)
+}
+
 /// The names of the files in a directory.
-fn names(directory: &Path) -> Result<BTreeSet<String>, FileError> {
+pub(crate) fn names(directory: &Path) -> Result<BTreeSet<String>, FileError> {
     let listing = std::fs::read_dir(directory).map_err(FileError::io("list", directory))?;
     let mut names = BTreeSet::new();
     for entry in listing {
@@ -113,7 +123,7 @@ fn names(directory: &Path) -> Result<BTreeSet<String>, FileError> {
     Ok(names)
 }
 
-fn read_json(path: &Path) -> Result<Value, SourceError> {
+pub(crate) fn read_json(path: &Path) -> Result<Value, SourceError> {
     let text = read::whole(path, read::TEXT_LIMIT)?;
     let value: Value =
         serde_json::from_slice(&text).map_err(|error| SourceError::json(path, &error))?;
@@ -128,7 +138,7 @@ fn read_json(path: &Path) -> Result<Value, SourceError> {
     })
 }
 
-fn architectures(path: &Path, config: &Value) -> Result<Vec<String>, SourceError> {
+pub(crate) fn architectures(path: &Path, config: &Value) -> Result<Vec<String>, SourceError> {
     let wrong = || SourceError::Kind {
         path: path.to_owned(),
         key: "architectures".to_owned(),
@@ -144,7 +154,7 @@ fn architectures(path: &Path, config: &Value) -> Result<Vec<String>, SourceError
 }
 
 /// Which file an index puts each tensor into.
-type Index = BTreeMap<String, String>;
+pub(crate) type Index = BTreeMap<String, String>;
 
 /// The files that hold the weights, sorted, and the index where that decides.
 fn shards(
@@ -192,7 +202,7 @@ fn numbered(name: &str) -> Option<BTreeSet<String>> {
 }
 
 /// Whether all the files are there.
-fn complete(
+pub(crate) fn complete(
     directory: &Path,
     names: &BTreeSet<String>,
     expected: &BTreeSet<String>,
@@ -205,7 +215,7 @@ fn complete(
     Err(SourceError::MissingShards { path, missing, all: expected.len() })
 }
 
-fn read_index(path: &Path) -> Result<Index, SourceError> {
+pub(crate) fn read_index(path: &Path) -> Result<Index, SourceError> {
     let value = read_json(path)?;
     let wrong = |key: &str, expected| SourceError::Kind {
         path: path.to_owned(),
@@ -232,7 +242,7 @@ fn read_index(path: &Path) -> Result<Index, SourceError> {
 }
 
 /// The type that the config names, else the float type of most bytes.
-fn dtype(config: &Value, tensors: &BTreeMap<String, TensorInfo>) -> DType {
+pub(crate) fn dtype(config: &Value, tensors: &BTreeMap<String, TensorInfo>) -> DType {
     let is_ours = |dtype: &DType| matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
     let named = ["torch_dtype", "dtype"]
         .iter()

@@ -12,8 +12,10 @@ mod error;
 mod gguf;
 mod hf;
 mod ignorable;
+mod jax;
 mod source;
 
 pub use error::SourceError;
 pub use gguf::GgufError;
+pub use jax::JaxError;
 pub use source::{Source, TensorInfo};

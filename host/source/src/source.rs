@@ -9,10 +9,10 @@ use engraft_files::FileError;
 use engraft_ir::DType;
 use serde_json::Value;
 
-use crate::{SourceError, gguf, hf};
+use crate::{SourceError, gguf, hf, jax};
 
 mod encoding;
-pub(crate) use encoding::{Encoding, Weights};
+pub(crate) use encoding::{Encoding, Weights, grid};
 
 /// One tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,13 @@ impl Source {
             }
             Err(error) => return Err(FileError::io("open", path)(error).into()),
         };
-        let contents = if metadata.is_dir() { hf::open(path)? } else { gguf::open(path)? };
+        let contents = if !metadata.is_dir() {
+            gguf::open(path)?
+        } else if let Some(found) = jax::open(path)? {
+            found
+        } else {
+            hf::open(path)?
+        };
         Ok(Source { path: path.to_owned(), contents })
     }
 
@@ -166,7 +172,7 @@ impl Source {
         if info.end == info.start || rows.is_empty() {
             return Ok(());
         }
-        Ok(encoding::read(&self.contents.weights, info, rows, out)?)
+        encoding::read(&self.contents.weights, info, rows, out)
     }
 }
 
