@@ -55,6 +55,9 @@ impl Grid {
 
 /// Fills `room` with `rows` of the tensor.
 pub(super) fn read(grid: &Grid, rows: Range<u64>, room: &mut [u8]) -> Result<(), SourceError> {
+    if room.is_empty() {
+        return Ok(());
+    }
     let rank = grid.extents.len();
     // What is asked for, and how far apart neighbours are in `room`, by the grid's axes.
     let mut wanted: Vec<Range<u64>> = grid.extents.iter().map(|&extent| 0..extent).collect();
@@ -66,9 +69,6 @@ pub(super) fn read(grid: &Grid, rows: Range<u64>, room: &mut [u8]) -> Result<(),
     for &axis in grid.order.iter().rev() {
         steps[axis] = step;
         step *= wanted[axis].end - wanted[axis].start;
-    }
-    if step == 0 {
-        return Ok(());
     }
     let mut chunk_steps = vec![1; rank];
     for axis in (1..rank).rev() {

@@ -45,12 +45,12 @@ pub(super) fn copy(
     };
     let run = run.unwrap_or(Dimension { extent: 1, from: 1, to: 1 });
     // The result's innermost axis, where that is another.
-    let across = match run.to == 1 && run.extent > 1 {
+    let across = match run.to == 1 && (run.extent > 1 || outer.is_empty()) {
         true => None,
-        false => {
-            let nearest = (0..outer.len()).min_by_key(|&i| outer[i].to);
-            nearest.map(|i| outer.remove(i))
-        }
+        false => Some(match (0..outer.len()).min_by_key(|&i| outer[i].to) {
+            Some(nearest) => outer.remove(nearest),
+            None => Dimension { extent: 1, from: 1, to: 1 },
+        }),
     };
     let mut scratch = Vec::new();
     for number in 0..outer.iter().map(|dimension| dimension.extent).product() {
