@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 
-use crate::{GgufError, JaxError};
+use crate::{GgufError, JaxError, TorchError};
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,14 @@ pub enum SourceError {
         path: PathBuf,
         /// What is wrong with it.
         fault: GgufError,
+    },
+    /// A file of PyTorch is broken, or holds what we do not read.
+    #[error("{fault}")]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: TorchError,
     },
     /// What JAX's libraries wrote is broken, or holds what we do not read.
     #[error("{fault}")]
@@ -80,7 +88,7 @@ pub enum SourceError {
         /// The directory.
         path: PathBuf,
     },
-    /// A directory whose weights are pickled only.
+    /// A directory whose weights are only in files of PyTorch that are called as no model's are.
     #[error("{} holds its weights only as pickled files, such as {found}", path.display())]
     OnlyPickled {
         /// The directory.
@@ -120,6 +128,16 @@ pub enum SourceError {
         /// The second.
         second: String,
     },
+    /// Files that are parts of one model do not go together.
+    #[error("tensor `{tensor}` {what}")]
+    Apart {
+        /// The file at fault.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A caller asked for a tensor that is not there, or for more rows than it has.
     #[error("{what}")]
     NoSuchRows {
@@ -151,6 +169,7 @@ impl Diagnostic for SourceError {
             SourceError::File(error) => return error.code(),
             SourceError::Header(error) => return error.code(),
             SourceError::Gguf { fault, .. } => fault.code().0,
+            SourceError::Torch { fault, .. } => fault.code().0,
             SourceError::Jax { fault, .. } => fault.code().0,
             SourceError::Missing { .. } => 101,
             SourceError::UnknownForm { .. } => 102,
@@ -163,6 +182,7 @@ impl Diagnostic for SourceError {
             SourceError::NotInShard { .. } => 109,
             SourceError::TwoShards { .. } => 110,
             SourceError::NoSuchRows { .. } => 111,
+            SourceError::Apart { .. } => 139,
         })
     }
 
@@ -184,6 +204,7 @@ impl Diagnostic for SourceError {
             }
             SourceError::Kind { path, key, .. } => format!("{}, key `{key}`", path.display()),
             SourceError::Gguf { path, .. }
+            | SourceError::Torch { path, .. }
             | SourceError::Jax { path, .. }
             | SourceError::Missing { path }
             | SourceError::UnknownForm { path }
@@ -193,6 +214,7 @@ impl Diagnostic for SourceError {
             | SourceError::MissingShards { path, .. }
             | SourceError::NotInShard { path, .. }
             | SourceError::TwoShards { path, .. }
+            | SourceError::Apart { path, .. }
             | SourceError::NoSuchRows { path, .. } => path.display().to_string(),
         })
     }
@@ -202,6 +224,7 @@ impl Diagnostic for SourceError {
             SourceError::File(error) => return error.help(),
             SourceError::Header(error) => return error.help(),
             SourceError::Gguf { fault, .. } => fault.help(),
+            SourceError::Torch { fault, .. } => fault.help(),
             SourceError::Jax { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
                 "give the path of a HuggingFace model directory or of a GGUF file"
@@ -218,16 +241,19 @@ impl Diagnostic for SourceError {
             SourceError::Json { .. } | SourceError::Kind { .. } => {
                 "correct the file, or get it again"
             }
-            SourceError::NoWeights { .. } => "get the model's *.safetensors files as well",
+            SourceError::NoWeights { .. } => {
+                "get the model's *.safetensors or pytorch_model*.bin files as well"
+            }
             SourceError::OnlyPickled { .. } => {
-                "get the model as safetensors, or convert it: pickled files can run code and are \
-                 not opened"
+                "get the model as safetensors; of PyTorch's files, those called pytorch_model*.bin \
+                 are read"
             }
             SourceError::MissingShards { .. } => "get the missing files",
             SourceError::NotInShard { .. } => "get the index and that file again",
             SourceError::TwoShards { .. } => {
                 "keep one set of files: those that the index names, or those of one download"
             }
+            SourceError::Apart { .. } => "get all files of one download, and none of another",
             SourceError::NoSuchRows { .. } => "report this: it is a mistake in engraft",
         };
         Some(text.to_owned())

@@ -108,6 +108,12 @@ pub(crate) fn gguf(key: &str) -> bool {
     ["general.", "tokenizer.", "quantize.", "GGUF."].iter().any(|prefix| key.starts_with(prefix))
 }
 
+/// Whether a key of Meta's `params.json` is about something else than arithmetic: how much its
+/// program makes room for.
+pub(crate) fn meta(key: &str) -> bool {
+    ["max_batch_size", "max_seq_len", "model_parallel_size"].contains(&key)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,14 +26,16 @@ mod zarr;
 
 pub use error::JaxError;
 
-/// Opens the model in `directory`, if it is Flax's or Orbax's and has no weights of PyTorch.
-pub(crate) fn open(directory: &Path) -> Result<Option<Contents>, SourceError> {
-    let names = hf::names(directory)?;
+/// Opens the model in `directory`, which has files of these `names`, if it is Flax's or Orbax's and has no weights of PyTorch.
+pub(crate) fn open(
+    directory: &Path,
+    names: &BTreeSet<String>,
+) -> Result<Option<Contents>, SourceError> {
     let torch = |name: &String| name.ends_with(".safetensors") || name.starts_with("pytorch_model");
     if names.iter().any(torch) {
         return Ok(None);
     }
-    match flax::open(directory, &names)? {
+    match flax::open(directory, names)? {
         None => orbax::open(directory),
         found => Ok(found),
     }
@@ -88,7 +90,7 @@ fn contents(
     let architectures = hf::architectures(&config_path, &config)?;
     let mut files = vec![config_path.clone()];
     files.extend(weight_files);
-    let text_files = hf::text_files(directory, names, &mut files)?;
+    let text_files = hf::texts(directory, names, &mut files)?;
     let dtype = hf::dtype(&config, &tensors);
     Ok(Contents {
         dialect,

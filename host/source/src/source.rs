@@ -9,10 +9,10 @@ use engraft_files::FileError;
 use engraft_ir::DType;
 use serde_json::Value;
 
-use crate::{SourceError, gguf, hf, jax};
+use crate::{SourceError, directory, gguf};
 
-mod encoding;
-pub(crate) use encoding::{Encoding, Weights, grid};
+pub(crate) mod encoding;
+pub(crate) use encoding::{Encoding, Piece, Weights, grid};
 
 /// One tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,21 @@ impl TensorInfo {
         // The product of all extents was found to fit the file when it was opened; where one is
         // zero there may be no such bound on the others.
         self.shape.iter().skip(1).fold(1, |product, extent| product.saturating_mul(*extent))
+    }
+
+    /// A tensor in pieces, which are not all empty and are sorted.
+    pub(crate) fn of_pieces(dtype: DType, shape: Vec<u64>, pieces: Vec<Piece>) -> TensorInfo {
+        let file = pieces.first().map_or(0, |piece| piece.file);
+        let elements: u64 = pieces.iter().map(|piece| piece.row * piece.rows).sum();
+        TensorInfo {
+            dtype,
+            stored: dtype.safetensors_name().to_owned(),
+            shape,
+            file,
+            start: 0,
+            end: elements * dtype.size() as u64,
+            encoding: Encoding::Pieces(pieces),
+        }
     }
 
     /// The bytes that it takes in its file.
@@ -70,7 +85,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens the model at `path`: a HuggingFace directory, or a GGUF file.
+    /// Opens the model at `path`: a directory of any form, or a GGUF file.
     ///
     /// # Errors
     /// [`SourceError`], for whatever can be wrong without looking at a weight.
@@ -82,17 +97,12 @@ impl Source {
             }
             Err(error) => return Err(FileError::io("open", path)(error).into()),
         };
-        let contents = if !metadata.is_dir() {
-            gguf::open(path)?
-        } else if let Some(found) = jax::open(path)? {
-            found
-        } else {
-            hf::open(path)?
-        };
+        let contents = if metadata.is_dir() { directory::open(path)? } else { gguf::open(path)? };
         Ok(Source { path: path.to_owned(), contents })
     }
 
-    /// What names and layouts its tensors have: `hugging-face` or `gguf`.
+    /// What names and layouts its tensors have: `hugging-face`, `gguf`, `meta`,
+    /// `jax`.
     pub fn dialect(&self) -> &'static str {
         self.contents.dialect
     }

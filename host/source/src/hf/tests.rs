@@ -7,6 +7,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::Source;
+use crate::torch::build::{Tensor, model};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 
 /// A directory with these files.
 fn directory(files: &[(&str, &str)]) -> TempDir {
@@ -164,8 +168,8 @@ fn what_is_missing_is_told_apart() {
     assert_eq!(error.help().unwrap(), "give the file tiny.gguf itself");
     let error = refused(&directory(&[(CONFIG, CONFIG_TEXT)]));
     assert!(matches!(error, SourceError::NoWeights { .. }));
-    let error = refused(&directory(&[(CONFIG, CONFIG_TEXT), ("pytorch_model.bin", "")]));
-    assert!(error.to_string().ends_with("only as pickled files, such as pytorch_model.bin"));
+    let error = refused(&directory(&[(CONFIG, CONFIG_TEXT), ("model.pt", "")]));
+    assert!(error.to_string().ends_with("only as pickled files, such as model.pt"));
     assert_eq!(error.code(), Code(107));
 }
 
@@ -185,4 +189,28 @@ fn a_broken_weight_file_is_told_by_its_name() {
     std::fs::write(&path, lies).unwrap();
     let error = refused(&directory);
     assert!(matches!(error, SourceError::Header(HeaderError::LengthLies { .. })), "{error:?}");
+}
+
+#[test]
+fn files_of_pytorch_are_read_where_there_are_no_safetensors() {
+    let tensor = |name: &str| Tensor::new(name, DType::U8, &[2], &[1, 2]);
+    let put = |directory: &TempDir, name: &str, tensors: &[Tensor]| {
+        std::fs::write(directory.path().join(name), model(tensors)).unwrap();
+    };
+    let map =
+        json!({"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"});
+    let directory =
+        directory(&[(CONFIG, CONFIG_TEXT), ("pytorch_model.bin.index.json", &index(&map))]);
+    put(&directory, "pytorch_model-00001-of-00002.bin", &[tensor("a")]);
+    put(&directory, "training_args.bin", &[tensor("c")]);
+    assert_eq!(refused(&directory).code(), Code(108));
+    put(&directory, "pytorch_model-00002-of-00002.bin", &[tensor("b")]);
+    let names = |directory: &TempDir| -> Vec<String> {
+        Source::open(directory.path()).unwrap().tensors().keys().cloned().collect()
+    };
+    assert_eq!(names(&directory), ["a", "b"]);
+    std::fs::remove_file(directory.path().join("pytorch_model.bin.index.json")).unwrap();
+    assert_eq!(names(&directory), ["a", "b"], "without an index as well");
+    shard(&directory, SINGLE, &[("safe", DType::F32)]);
+    assert_eq!(names(&directory), ["safe"], "safetensors come first");
 }

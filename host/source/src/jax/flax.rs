@@ -11,6 +11,7 @@ use engraft_ir::DType;
 
 use super::msgpack::{self, Array};
 use super::{Beside, Found, JaxError};
+use crate::hf::weights;
 use crate::source::Contents;
 use crate::source::grid::Grid;
 use crate::source::grid::store::{Chunk, Packing, Place, Store};
@@ -27,9 +28,9 @@ pub(super) fn open(
     let (shards, index) = if names.contains(SINGLE) {
         (vec![SINGLE.to_owned()], None)
     } else if names.contains(INDEX) {
-        let index = hf::read_index(&directory.join(INDEX))?;
+        let index = weights::read_index(&directory.join(INDEX))?;
         let shards: BTreeSet<String> = index.values().cloned().collect();
-        hf::complete(directory, names, &shards)?;
+        weights::complete(directory, names, &shards)?;
         (shards.into_iter().collect(), Some(index))
     } else {
         return Ok(None);
@@ -38,7 +39,7 @@ pub(super) fn open(
         return Err(SourceError::NoConfig { path: directory.to_owned(), gguf: None });
     }
     let mut files = Vec::new();
-    let mut weights = Vec::new();
+    let mut open = Vec::new();
     let mut tree: Vec<(String, Found)> = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
         let path = directory.join(shard);
@@ -49,7 +50,7 @@ pub(super) fn open(
             tree.push((name, found));
         }
         files.push(path.clone());
-        weights.push((path, file));
+        open.push((path, file));
     }
     for (tensor, shard) in index.iter().flatten() {
         let here = |(name, found): &(String, Found)| {
@@ -67,7 +68,7 @@ pub(super) fn open(
     if index.is_some() {
         files.push(directory.join(INDEX));
     }
-    let beside = Beside { directory, names, files, weights };
+    let beside = Beside { directory, names, files, weights: open };
     super::contents(tree, store, directory, beside).map(Some)
 }
 

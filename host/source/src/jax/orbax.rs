@@ -15,7 +15,7 @@ use super::ocdbt::{self, Database};
 use super::{Beside, JaxError, flax, msgpack, zarr};
 use crate::source::Contents;
 use crate::source::grid::store::{Place, Store};
-use crate::{SourceError, hf};
+use crate::{SourceError, directory, hf};
 
 /// What a checkpoint has at its top, whatever its arrays are in.
 const MARKS: [&str; 3] = [ocdbt::MANIFEST, METADATA, AGGREGATE];
@@ -31,7 +31,7 @@ const FILES: usize = 1 << 22;
 pub(super) fn open(given: &Path) -> Result<Option<Contents>, SourceError> {
     let mut found = Vec::new();
     find(given, BELOW, &mut found)?;
-    let directory = match &found[..] {
+    let at = match &found[..] {
         [] => return Ok(None),
         [one] => one.clone(),
         several => {
@@ -41,16 +41,16 @@ pub(super) fn open(given: &Path) -> Result<Option<Contents>, SourceError> {
             return Err(SourceError::Jax { path: given.to_owned(), fault });
         }
     };
-    let fault = |fault| SourceError::Jax { path: directory.clone(), fault };
-    let (beside, names) = config(given, &directory)?.ok_or_else(|| fault(JaxError::NoConfig))?;
+    let fault = |fault| SourceError::Jax { path: at.clone(), fault };
+    let (beside, names) = config(given, &at)?.ok_or_else(|| fault(JaxError::NoConfig))?;
 
-    let top = hf::names(&directory)?;
+    let top = directory::names(&at)?;
     let Database { values: keys, mut files } = match top.contains(ocdbt::MANIFEST) {
-        true => ocdbt::open(&directory)?,
-        false => plain(&directory)?,
+        true => ocdbt::open(&at)?,
+        false => plain(&at)?,
     };
     inside(&keys, &files)?;
-    let aggregate = directory.join(AGGREGATE);
+    let aggregate = at.join(AGGREGATE);
     let mut tree = Vec::new();
     if top.contains(AGGREGATE) && aggregate.is_file() {
         let file = File::open(&aggregate).map_err(FileError::io("open", &aggregate))?;
@@ -73,10 +73,10 @@ pub(super) fn open(given: &Path) -> Result<Option<Contents>, SourceError> {
     let used: BTreeSet<usize> = tree.iter().flat_map(|(_, found)| found.files()).collect();
     let mut read: Vec<PathBuf> = used.into_iter().map(|file| files[file].clone()).collect();
     if top.contains(ocdbt::MANIFEST) {
-        read.insert(0, directory.join(ocdbt::MANIFEST));
+        read.insert(0, at.join(ocdbt::MANIFEST));
     }
     let beside = Beside { directory: &beside, names: &names, files: read, weights: Vec::new() };
-    super::contents(tree, store, &directory, beside).map(Some)
+    super::contents(tree, store, &at, beside).map(Some)
 }
 
 /// The directories in and below `directory`, itself among them.
@@ -98,7 +98,7 @@ fn children(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
 /// Adds the checkpoints in or below a directory.
 fn find(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
     interrupt::check()?;
-    let names = hf::names(directory)?;
+    let names = directory::names(directory)?;
     if MARKS.iter().any(|mark| directory.join(mark).is_file()) {
         found.push(directory.to_owned());
         return Ok(());
@@ -130,7 +130,7 @@ fn config(
     let between = between.map(Path::to_owned).chain(whole.parent().map(Path::to_owned));
     for directory in between {
         if directory.join(hf::CONFIG).is_file() {
-            let names = hf::names(&directory)?;
+            let names = directory::names(&directory)?;
             return Ok(Some((directory, names)));
         }
     }
@@ -151,7 +151,7 @@ fn walk(
     into: &mut Database,
 ) -> Result<(), SourceError> {
     interrupt::check()?;
-    let names = hf::names(directory)?;
+    let names = directory::names(directory)?;
     for name in names {
         let path = directory.join(&name);
         let key = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };

@@ -22,7 +22,7 @@ mod pieces;
 mod strided;
 
 use grid::Grid;
-use pieces::Piece;
+pub(crate) use pieces::Piece;
 
 /// How many bytes of a file are held while they are brought into order.
 pub(super) const CHUNK: u64 = 1 << 20;
