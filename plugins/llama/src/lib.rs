@@ -2,6 +2,8 @@
 
 use engraft_plugin_sdk::*;
 
+mod meta;
+
 struct Llama {
     decoder: Decoder,
     /// A zero for each block that does not rotate; empty where all do.
@@ -20,6 +22,16 @@ impl Architecture for Llama {
         ("mlp_bias", "tensor:blk.0.ffn_gate.bias"),
         ("num_local_experts", "expert_count"),
     ];
+
+    const SPELLINGS: &[Spelling] = &[meta::SPELLING];
+
+    fn spelled_fields(_dialect: &str) -> Vec<Field> {
+        meta::fields()
+    }
+
+    fn spelled_settings(_dialect: &str, source: &Settings) -> Result<Vec<Setting>, Refusal> {
+        meta::settings(source)
+    }
 
     fn own() -> Vec<Field> {
         vec![

@@ -2,10 +2,12 @@
 
 use crate::bindings::exports::engraft::plugin::architecture as wit;
 use crate::gguf::{self, GGUF};
+use crate::net::Dialect;
 use crate::settings::respell;
+use crate::spelling::filled;
 use crate::{
     Base, Builder, Decoder, Fallback, Field, Identity, Names, Net, Outline, Parameter, Place,
-    Refusal, Rope, Scores, Setting, SettingValue, Settings, Value, fixed, respelled, set, usual,
+    Refusal, Rope, Scores, Setting, SettingValue, Settings, Spelling, Value, fixed, respelled, set, usual,
 };
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -31,6 +33,19 @@ pub trait Architecture: Sized + 'static {
     /// [`Self::source_fields`], and keys without the architecture before them, or `tensor:NAME`.
     /// Fields that GGUF has no name for are what they default to, or absent.
     const GGUF_NAMES: &[(&str, &str)] = &[];
+
+    /// The dialects that it knows beside these.
+    const SPELLINGS: &[Spelling] = &[];
+
+    /// What is read of a source's config in one of [`Self::SPELLINGS`], in the dialect's words.
+    fn spelled_fields(_dialect: &str) -> Vec<Field> {
+        Vec::new()
+    }
+
+    /// The same, in HuggingFace's words; what is left out is as these default to.
+    fn spelled_settings(_dialect: &str, _source: &Settings) -> Result<Vec<Setting>, Refusal> {
+        Ok(Vec::new())
+    }
 
     /// What its HuggingFace config calls a field, where that is not the plugin's name for it.
     const NAMES: &[(&str, &str)] = &[];
@@ -230,6 +245,16 @@ pub struct Component<A>(PhantomData<A>);
 #[doc(hidden)]
 pub struct Opened<A: Architecture>(A::Model);
 
+/// The dialect of a name.
+fn dialect_of<A: Architecture>(name: &str) -> Dialect {
+    let spelled = A::SPELLINGS.iter().find(|spelling| spelling.dialect == name);
+    match (name == GGUF, spelled) {
+        (true, _) => Dialect::Gguf,
+        (false, Some(spelling)) => Dialect::Spelled(spelling),
+        (false, None) => Dialect::HuggingFace,
+    }
+}
+
 fn own_names(names: &[(&'static str, &str)]) -> Names {
     names.iter().map(|&(ours, own)| (ours, own.into())).collect()
 }
@@ -251,11 +276,13 @@ impl<A: Architecture> wit::Guest for Component<A> {
         report_panics();
         let accepts = A::ACCEPTS.iter().map(|&name| name.into());
         let gguf = A::GGUF.iter().map(|(name, _)| String::from(*name));
+        let spelled = A::SPELLINGS.iter().map(|spelling| spelling.accepts.into());
         let dialects = ["hugging-face", GGUF].into_iter().take(1 + A::GGUF.len().min(1));
+        let dialects = dialects.chain(A::SPELLINGS.iter().map(|spelling| spelling.dialect));
         Identity {
             name: A::NAME.into(),
             version: A::VERSION.into(),
-            accepts: accepts.chain(gguf).collect(),
+            accepts: accepts.chain(gguf).chain(spelled).collect(),
             dialects: dialects.map(String::from).collect(),
             doc: A::DOC.into(),
         }
@@ -263,9 +290,10 @@ impl<A: Architecture> wit::Guest for Component<A> {
 
     fn source_fields(dialect: String) -> Vec<Field> {
         report_panics();
-        match dialect == GGUF {
-            true => gguf::fields(A::source_fields(), A::GGUF, A::GGUF_NAMES),
-            false => respelled(A::source_fields(), A::NAMES),
+        match dialect_of::<A>(&dialect) {
+            Dialect::Gguf => gguf::fields(A::source_fields(), A::GGUF, A::GGUF_NAMES),
+            Dialect::HuggingFace => respelled(A::source_fields(), A::NAMES),
+            Dialect::Spelled(_) => A::spelled_fields(&dialect),
         }
     }
 
@@ -276,9 +304,13 @@ impl<A: Architecture> wit::Guest for Component<A> {
 
     fn configure(dialect: String, settings: Vec<Setting>) -> Result<Vec<Setting>, Refusal> {
         report_panics();
-        let source = match dialect == GGUF {
-            true => gguf::settings(settings, A::GGUF, A::GGUF_NAMES)?,
-            false => Settings::new(settings).renamed(own_names(A::NAMES)),
+        let source = match dialect_of::<A>(&dialect) {
+            Dialect::Gguf => gguf::settings(settings, A::GGUF, A::GGUF_NAMES)?,
+            Dialect::HuggingFace => Settings::new(settings).renamed(own_names(A::NAMES)),
+            Dialect::Spelled(_) => {
+                let said = A::spelled_settings(&dialect, &Settings::new(settings))?;
+                Settings::new(filled(said, A::source_fields()))
+            }
         };
         let mut all = A::configure(&source)?;
         all.iter_mut().for_each(|setting| respell(&mut setting.path, A::CHECKPOINT_NAMES));
@@ -302,13 +334,16 @@ impl<A: Architecture> wit::GuestModel for Opened<A> {
     }
 
     fn parameters(&self, at: Place, dialect: String) -> Vec<Parameter> {
-        let n = Net::parameters(self.0.decoder(), at, &dialect);
+        let n = Net::parameters(self.0.decoder(), at, dialect_of::<A>(&dialect));
         walk(&self.0, &n, at, Net::nothing());
         n.collected()
     }
 
     fn unused(&self, dialect: String) -> Vec<(String, String)> {
-        self.0.unused(&dialect)
+        match dialect_of::<A>(&dialect) {
+            Dialect::Spelled(spelling) => spelling.unused(),
+            _ => self.0.unused(&dialect),
+        }
     }
 
     fn write(&self, into: &Builder, at: Place, carry: Vec<Value>) -> Vec<Value> {

@@ -104,7 +104,11 @@ impl Net<'_> {
     pub fn qkv(&self, x: Value) -> [Value; 3] {
         let (d, base, name) = (self.decoder, &self.decoder.base, "attention.qkv");
         let outs = [base.queries(), base.keys(), base.keys()];
-        let joined = self.dense_of(x, name, d.bias.qkv, |kind| match d.qkv {
+        let kept = match self.spelling() {
+            Some(spelling) if spelling.grouped => Qkv::Together { groups: base.key_heads },
+            _ => d.qkv,
+        };
+        let joined = self.dense_of(x, name, d.bias.qkv, |kind| match kept {
             Qkv::Apart => {
                 let layers = ["attention.q", "attention.k", "attention.v"].into_iter();
                 concat(

@@ -31,6 +31,7 @@ mod parameter;
 mod recurrence;
 mod rope;
 mod settings;
+mod spelling;
 mod windows;
 mod words;
 
@@ -52,6 +53,7 @@ pub use parameter::{
 pub use recurrence::Recurrence;
 pub use rope::Rope;
 pub use settings::{FromSetting, Names, Settings, alibi_slopes, refuse, renamed, respelled, set};
+pub use spelling::Spelling;
 pub use windows::Windows;
 pub use words::{dotted, join, show};
 

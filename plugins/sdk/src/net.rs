@@ -6,8 +6,8 @@
 //! what is used cannot differ.
 
 use crate::{
-    Axis, Builder, Decoder, Gain, Origin, Parameter, ParameterExt, Part, PartExt, Place, Precision,
-    Value, Weight, concat, dotted, join, parameter, tensor, tied,
+    Axis, Builder, Decoder, Gain, Mlp, Origin, Parameter, ParameterExt, Part, PartExt, Place, Precision,
+    Spelling, Value, Weight, concat, dotted, join, parameter, tensor, tied,
 };
 use std::cell::RefCell;
 
@@ -21,9 +21,17 @@ pub struct Net<'a> {
 
 enum Pass<'a> {
     /// Collects what the source's tensors become.
-    Parameters { gguf: bool, all: RefCell<Vec<Parameter>> },
+    Parameters { dialect: Dialect, all: RefCell<Vec<Parameter>> },
     /// Writes operations.
     Graph(&'a Builder),
+}
+
+/// Whose names and layouts the source has.
+#[derive(Clone, Copy)]
+pub(crate) enum Dialect {
+    HuggingFace,
+    Gguf,
+    Spelled(&'static Spelling),
 }
 
 /// What stands for values and weights while parameters are collected.
@@ -32,8 +40,8 @@ const WEIGHT: Weight = Weight { index: u32::MAX };
 
 impl<'a> Net<'a> {
     /// A walk that collects the parameters of a place.
-    pub(crate) fn parameters(decoder: &'a Decoder, at: Place, dialect: &str) -> Net<'a> {
-        let pass = Pass::Parameters { gguf: dialect == "gguf", all: RefCell::default() };
+    pub(crate) fn parameters(decoder: &'a Decoder, at: Place, dialect: Dialect) -> Net<'a> {
+        let pass = Pass::Parameters { dialect, all: RefCell::default() };
         Net { decoder, at, pass }
     }
 
@@ -99,12 +107,27 @@ impl<'a> Net<'a> {
 
     /// Whether the source is a GGUF file.
     pub fn is_gguf(&self) -> bool {
-        matches!(self.pass, Pass::Parameters { gguf: true, .. })
+        matches!(self.pass, Pass::Parameters { dialect: Dialect::Gguf, .. })
+    }
+
+    /// How the source spells names, where it is in a dialect of the plugin's.
+    pub(crate) fn spelling(&self) -> Option<&'static Spelling> {
+        match self.pass {
+            Pass::Parameters { dialect: Dialect::Spelled(spelling), .. } => Some(spelling),
+            _ => None,
+        }
     }
 
     /// What the source calls a layer's tensor, `kind` being `weight` or `bias`.
     pub fn source(&self, layer: &str, kind: &str) -> String {
         let d = self.decoder;
+        if let Some(spelling) = self.spelling() {
+            let block = match self.at {
+                Place::Block(i) => Some(i),
+                _ => None,
+            };
+            return spelling.name(block, layer, kind);
+        }
         let layer = if self.is_gguf() { d.gguf_name(layer) } else { d.name(layer) };
         self.source_of(&dotted(layer, kind))
     }
@@ -126,12 +149,22 @@ impl<'a> Net<'a> {
     /// A layer's tensor, with the axes of what it becomes.
     #[inline(never)]
     pub fn part(&self, layer: &str, kind: &str, axes: &[Axis]) -> Part {
-        let (d, gguf) = (self.decoder, self.is_gguf());
+        let (d, gguf, spelling) = (self.decoder, self.is_gguf(), self.spelling());
         let mut part = tensor(self.source(layer, kind), axes);
-        if d.transposed && !gguf && axes.len() == 2 && matches!(self.at, Place::Block(_)) {
+        let is_ours = !gguf && spelling.is_none();
+        if d.transposed && is_ours && axes.len() == 2 && matches!(self.at, Place::Block(_)) {
             part = part.permute([1, 0]);
         }
-        match gguf && d.gguf_pairs && ["attention.q", "attention.k"].contains(&layer) {
+        if spelling.is_some_and(|spelling| spelling.gated) {
+            let size = axes.first().map_or(0, |axis| axis.size);
+            match layer {
+                "mlp.fc" if d.mlp == Mlp::Gated => part = part.slice(0, 0, size),
+                "mlp.gate" => part = part.slice(0, size, 2 * size),
+                _ => {}
+            }
+        }
+        let pairs = gguf && d.gguf_pairs || spelling.is_some_and(|spelling| spelling.pairs);
+        match pairs && ["attention.q", "attention.k"].contains(&layer) {
             true => part.pairs_to_halves(d.base.head_width.into()),
             false => part,
         }
