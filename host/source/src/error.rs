@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 
-use crate::{GgufError, LoraError, PackedError, TorchError};
+use crate::{GgufError, JaxError, LoraError, PackedError, TorchError};
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,14 @@ pub enum SourceError {
         path: PathBuf,
         /// What is wrong with them.
         fault: PackedError,
+    },
+    /// What JAX's libraries wrote is broken, or holds what we do not read.
+    #[error("{fault}")]
+    Jax {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: JaxError,
     },
     /// Nothing is at the path.
     #[error("there is no model at {}", path.display())]
@@ -180,6 +188,7 @@ impl Diagnostic for SourceError {
             SourceError::Torch { fault, .. } => fault.code().0,
             SourceError::Lora { fault, .. } => fault.code().0,
             SourceError::Packed { fault, .. } => fault.code().0,
+            SourceError::Jax { fault, .. } => fault.code().0,
             SourceError::Missing { .. } => 101,
             SourceError::UnknownForm { .. } => 102,
             SourceError::NoConfig { .. } => 103,
@@ -216,6 +225,7 @@ impl Diagnostic for SourceError {
             | SourceError::Torch { path, .. }
             | SourceError::Lora { path, .. }
             | SourceError::Packed { path, .. }
+            | SourceError::Jax { path, .. }
             | SourceError::Missing { path }
             | SourceError::UnknownForm { path }
             | SourceError::NoConfig { path, .. }
@@ -237,6 +247,7 @@ impl Diagnostic for SourceError {
             SourceError::Torch { fault, .. } => fault.help(),
             SourceError::Lora { fault, .. } => fault.help(),
             SourceError::Packed { fault, .. } => fault.help(),
+            SourceError::Jax { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
                 "give the path of a HuggingFace model directory or of a GGUF file"
             }

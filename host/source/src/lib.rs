@@ -14,6 +14,7 @@ mod error;
 mod gguf;
 mod hf;
 mod ignorable;
+mod jax;
 mod lora;
 mod meta;
 mod packed;
@@ -22,6 +23,7 @@ mod torch;
 
 pub use error::SourceError;
 pub use gguf::GgufError;
+pub use jax::JaxError;
 pub use lora::{LoraError, Merged};
 pub use packed::PackedError;
 pub use source::{Source, TensorInfo};

@@ -43,7 +43,7 @@ impl Kind {
 }
 
 /// Which file an index puts each tensor into.
-type Index = BTreeMap<String, String>;
+pub(crate) type Index = BTreeMap<String, String>;
 
 /// The files that hold the weights.
 struct Shards {
@@ -166,7 +166,7 @@ fn numbered(name: &str, suffix: &str) -> Option<BTreeSet<String>> {
 }
 
 /// Whether all the files are there.
-fn complete(
+pub(crate) fn complete(
     directory: &Path,
     names: &BTreeSet<String>,
     expected: &BTreeSet<String>,
@@ -179,7 +179,7 @@ fn complete(
     Err(SourceError::MissingShards { path, missing, all: expected.len() })
 }
 
-fn read_index(path: &Path) -> Result<Index, SourceError> {
+pub(crate) fn read_index(path: &Path) -> Result<Index, SourceError> {
     let value = super::read_json(path)?;
     let wrong = |key: &str, expected| SourceError::Kind {
         path: path.to_owned(),
