@@ -11,6 +11,7 @@ mod examples;
 mod fixtures;
 mod host;
 mod model;
+mod mpi;
 mod paths;
 mod plugins;
 mod python;
