@@ -233,14 +233,15 @@ fn a_process_that_is_killed_ends_the_others() {
     let (_folder, engine) = by_command("llama-gqa", &["--tp_size", "2"]);
     let mut arguments = run_arguments(&engine, &["1,2,3".to_owned()]);
     // Prompts for minutes.
-    let prompt = vec!["5"; 60].join(",");
+    let prompt = vec!["5"; 20].join(",");
     arguments.extend((0..20_000).flat_map(|_| ["--input_ids".to_owned(), prompt.clone()]));
     let mut run = processes(&mpirun, 2, &strs(&arguments));
     let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let since = Instant::now();
     let children = |parent: u32| -> Vec<u32> {
-        let of = format!("/proc/{parent}/task/{parent}/children");
-        let text = fs::read_to_string(of).unwrap_or_default();
+        let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+        let of = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children"));
+        let text: String = threads.filter_map(|thread| of(thread).ok()).collect();
         text.split_whitespace().filter_map(|id| id.parse().ok()).collect()
     };
     let ranks = loop {
