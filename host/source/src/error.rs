@@ -154,6 +154,14 @@ pub enum SourceError {
         /// What is wrong with it.
         what: String,
     },
+    /// What a training run wrote cannot be put together.
+    #[error("the run's state {what}")]
+    Training {
+        /// The folder of states.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A caller asked for a tensor that is not there, or for more rows than it has.
     #[error("{what}")]
     NoSuchRows {
@@ -201,6 +209,7 @@ impl Diagnostic for SourceError {
             SourceError::TwoShards { .. } => 110,
             SourceError::NoSuchRows { .. } => 111,
             SourceError::Apart { .. } => 139,
+            SourceError::Training { .. } => 140,
         })
     }
 
@@ -235,6 +244,7 @@ impl Diagnostic for SourceError {
             | SourceError::NotInShard { path, .. }
             | SourceError::TwoShards { path, .. }
             | SourceError::Apart { path, .. }
+            | SourceError::Training { path, .. }
             | SourceError::NoSuchRows { path, .. } => path.display().to_string(),
         })
     }
@@ -276,6 +286,10 @@ impl Diagnostic for SourceError {
                 "keep one set of files: those that the index names, or those of one download"
             }
             SourceError::Apart { .. } => "get all files of one download, and none of another",
+            SourceError::Training { .. } => {
+                "save the model as safetensors with the program that trained it; DeepSpeed has \
+                 zero_to_fp32.py for that"
+            }
             SourceError::NoSuchRows { .. } => "report this: it is a mistake in engraft",
         };
         Some(text.to_owned())

@@ -9,6 +9,7 @@
 //! No form that is read here can run code: pickles are read by a machine that knows the names of
 //! tensors and nothing else.
 
+mod deepspeed;
 mod directory;
 mod error;
 mod gguf;
