@@ -3,8 +3,9 @@
 use crate::model::{Described, describe};
 use crate::pipeline::find_plugin;
 use crate::{ConvertError, display_name, provenance};
-use engraft_checkpoint::{CONFIG_FILE, Config, Reader, WEIGHTS_FILE};
-use engraft_compile::{BuildOptions, Built};
+use engraft_checkpoint::{CONFIG_FILE, CheckpointError, Config, Joined, Reader};
+use engraft_compile::partition::Options;
+use engraft_compile::{BuildOptions, Built, partition};
 use engraft_ir::Graph;
 use engraft_plugin::Plugin;
 use engraft_weights::{Precision, Provider};
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 /// A checkpoint with its plugin and graph; nothing is written yet.
 pub struct Checkpoint {
     reader: Reader,
+    weights: Joined,
     plugin: Plugin,
     graph: Graph,
     directory: PathBuf,
@@ -38,10 +40,13 @@ impl Checkpoint {
         let described =
             describe(&mut session, &display_name(&plugin), config, path, &dialect, &dtype)?;
         let Described { graph, .. } = described;
-        let expected: Vec<_> =
-            graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
-        reader.expect(&expected)?;
-        Ok(Checkpoint { reader, plugin, graph, directory: directory.to_owned() })
+        let weights = join(&reader, &graph)?;
+        Ok(Checkpoint { reader, weights, plugin, graph, directory: directory.to_owned() })
+    }
+
+    /// Its parameters, whole, of however many ranks it is.
+    pub fn weights(&self) -> &Joined {
+        &self.weights
     }
 
     /// The checkpoint's config.
@@ -71,7 +76,7 @@ impl Checkpoint {
     ) -> Result<Built, ConvertError> {
         Ok(engraft_compile::build(engraft_compile::Input {
             graph: self.graph.clone(),
-            provider: &self.reader,
+            provider: &self.weights,
             config: self.reader.config(),
             build,
             provenance: &self.provenance()?,
@@ -86,7 +91,8 @@ impl Checkpoint {
     /// read whole.
     fn provenance(&self) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
-            let files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| self.directory.join(name));
+            let mut files = vec![self.directory.join(CONFIG_FILE)];
+            files.extend(self.reader.weight_files().map(Path::to_owned));
             let options = json!({ "dtype": self.config().dtype.config_name() });
             return provenance::of_source(&self.plugin, "checkpoint", &files, options);
         };
@@ -98,4 +104,21 @@ impl Checkpoint {
         }
         Ok(known)
     }
+}
+
+/// Puts the parameters of all ranks together, as the partition of the graph says who has what.
+fn join(reader: &Reader, graph: &Graph) -> Result<Joined, ConvertError> {
+    let config = reader.config();
+    let mapping = config.mapping.ir().map_err(CheckpointError::from)?;
+    let parallel_embedding = match config.embedding_sharding_dim {
+        0 => Some(0),
+        _ => Some(1),
+    };
+    let options = Options {
+        parallel_embedding: parallel_embedding.filter(|_| config.use_parallel_embedding),
+    };
+    let parts = mapping.ranks().map(|rank| Ok(partition(graph, rank, &options)?.stored));
+    let shares = parts.collect::<Result<Vec<_>, ConvertError>>()?;
+    let wholes: Vec<_> = graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
+    Ok(reader.join(&shares, &wholes)?)
 }

@@ -14,6 +14,7 @@
 
 mod arithmetic;
 mod cast;
+mod compare;
 mod cut;
 mod error;
 mod finite;
@@ -25,6 +26,7 @@ mod steps;
 mod stream;
 mod trace;
 
+pub use compare::{Distance, Named, distance};
 pub use cut::{Cut, Piece, Share};
 pub use error::{Listing, WeightError};
 pub use finite::finite;
