@@ -26,7 +26,7 @@ fn compiled(
 ) -> Option<()> {
     let plugin = Some(plugin(model).to_string_lossy().into_owned());
     let (model, dtype) = (model.to_path_buf(), Some(DType::F32));
-    let options = Options { model, plugin, dtype, mapping, parallel_embedding };
+    let options = Options { model, plugin, dtype, mapping, parallel_embedding, lora: None };
     let pipeline = Pipeline::open(&options).unwrap();
     let dir = OutputDir::create(out, false).unwrap();
     match pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()) {

@@ -14,12 +14,11 @@ use std::path::{Path, PathBuf};
 /// A checkpoint with its plugin and graph; nothing is written yet.
 pub struct Checkpoint {
     reader: Reader,
+    weights: Joined,
     plugin: Plugin,
     graph: Graph,
     /// What each rank has of the graph.
     parts: Vec<Part>,
-    /// The weights of several ranks, put together.
-    joined: Option<Joined>,
     directory: PathBuf,
 }
 
@@ -45,26 +44,20 @@ impl Checkpoint {
         let expected: Vec<_> =
             graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
         let parts = ranks::parts(&graph, reader.config())?;
-        let joined = match parts.len() {
-            1 => reader.expect(&expected).map(|()| None)?,
-            _ => Some(reader.join(&ranks::stored(&parts), &expected)?),
-        };
+        let weights = reader.join(&ranks::stored(&parts), &expected)?;
         let directory = directory.to_owned();
-        Ok(Checkpoint { reader, plugin, graph, parts, joined, directory })
+        Ok(Checkpoint { reader, weights, plugin, graph, parts, directory })
     }
 
-    /// The whole parameters.
-    fn provider(&self) -> &dyn Provider {
-        match &self.joined {
-            Some(joined) => joined,
-            None => &self.reader,
-        }
+    /// Its parameters, whole, of however many ranks it is.
+    pub fn weights(&self) -> &Joined {
+        &self.weights
     }
 
     /// What is odd about it and harms nobody, a sentence each.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
-        let joined = self.joined.iter().flat_map(Joined::warnings);
-        self.reader.warnings().iter().chain(joined).map(String::as_str)
+        let all = self.reader.warnings().iter().chain(self.weights.warnings());
+        all.map(String::as_str)
     }
 
     /// The checkpoint's config.
@@ -94,7 +87,7 @@ impl Checkpoint {
     ) -> Result<Built, ConvertError> {
         Ok(engraft_compile::build(engraft_compile::Input {
             parts: self.parts.clone(),
-            provider: self.provider(),
+            provider: &self.weights,
             config: self.reader.config(),
             build,
             provenance: &self.provenance()?,
@@ -120,7 +113,7 @@ impl Checkpoint {
         Ok(engraft_checkpoint::write(
             directory,
             &config,
-            self.provider(),
+            &self.weights,
             &ranks::stored(&ranks::parts(&self.graph, &config)?),
             self.reader.text_files(),
             &self.provenance()?,
@@ -134,7 +127,7 @@ impl Checkpoint {
     fn provenance(&self) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
             let mut files = vec![self.directory.join(CONFIG_FILE)];
-            files.extend(self.reader.weight_files().map(Path::to_path_buf));
+            files.extend(self.reader.weight_files().map(Path::to_owned));
             let options = json!({ "dtype": self.config().dtype.config_name() });
             return provenance::of_source(&self.plugin, "checkpoint", &files, options);
         };
