@@ -235,6 +235,10 @@ impl Config {
             let key = "quantization.kv_cache_quant_algo";
             return Err(ConfigError::Quantised { key, algorithm });
         }
+        if self.embedding_sharding_dim > 1 {
+            let (key, found) = ("embedding_sharding_dim".to_owned(), self.embedding_sharding_dim);
+            return Err(ConfigError::Type { key, expected: "0 or 1", found: found.to_string() });
+        }
         self.mapping.ir().map(|_| ())
     }
 }

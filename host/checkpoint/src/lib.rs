@@ -25,7 +25,7 @@ pub use base::{BASE, Fallback, Field, Kind};
 pub use config::{Config, Mapping, PositionEmbedding, Quantization};
 pub use error::{CheckpointError, ConfigError};
 pub use join::Joined;
-pub use rank_file::weights_file;
+pub use rank_file::{RankTensors, weights_file};
 pub use read::Reader;
 pub use verify::Verified;
 pub use write::write;

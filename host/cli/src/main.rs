@@ -39,6 +39,7 @@ enum Command {
     Evaluate(commands::evaluate::Evaluate),
     Inspect(commands::inspect::Inspect),
     Verify(commands::verify::Verify),
+    Diff(commands::diff::Diff),
     #[command(subcommand)]
     Plugin(commands::plugin::Plugin),
 }
@@ -91,6 +92,7 @@ fn main() -> ExitCode {
         Command::Evaluate(command) => command.run(&world),
         Command::Inspect(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Plugin(command) => command.run(),
     });
     match done {

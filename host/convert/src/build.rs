@@ -18,8 +18,8 @@ pub struct Checkpoint {
     graph: Graph,
     /// What each rank has of the graph.
     parts: Vec<Part>,
-    /// The weights of several ranks, put together.
-    joined: Option<Joined>,
+    /// The weights of all ranks, put together.
+    weights: Joined,
     directory: PathBuf,
 }
 
@@ -45,26 +45,19 @@ impl Checkpoint {
         let expected: Vec<_> =
             graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
         let parts = ranks::parts(&graph, reader.config())?;
-        let joined = match parts.len() {
-            1 => reader.expect(&expected).map(|()| None)?,
-            _ => Some(reader.join(&ranks::stored(&parts), &expected)?),
-        };
+        let weights = reader.join(&ranks::stored(&parts), &expected)?;
         let directory = directory.to_owned();
-        Ok(Checkpoint { reader, plugin, graph, parts, joined, directory })
+        Ok(Checkpoint { reader, plugin, graph, parts, weights, directory })
     }
 
     /// The whole parameters.
-    fn provider(&self) -> &dyn Provider {
-        match &self.joined {
-            Some(joined) => joined,
-            None => &self.reader,
-        }
+    pub fn weights(&self) -> &Joined {
+        &self.weights
     }
 
     /// What is odd about it and harms nobody, a sentence each.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
-        let joined = self.joined.iter().flat_map(Joined::warnings);
-        self.reader.warnings().iter().chain(joined).map(String::as_str)
+        self.weights.warnings().iter().map(String::as_str)
     }
 
     /// The checkpoint's config.
@@ -94,7 +87,7 @@ impl Checkpoint {
     ) -> Result<Built, ConvertError> {
         Ok(engraft_compile::build(engraft_compile::Input {
             parts: self.parts.clone(),
-            provider: self.provider(),
+            provider: &self.weights,
             config: self.reader.config(),
             build,
             provenance: &self.provenance()?,
@@ -120,7 +113,7 @@ impl Checkpoint {
         Ok(engraft_checkpoint::write(
             directory,
             &config,
-            self.provider(),
+            &self.weights,
             &ranks::stored(&ranks::parts(&self.graph, &config)?),
             self.reader.text_files(),
             &self.provenance()?,

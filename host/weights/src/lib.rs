@@ -16,6 +16,7 @@
 mod arithmetic;
 mod budget;
 mod cast;
+mod compare;
 mod cut;
 mod deal;
 mod error;
@@ -29,6 +30,7 @@ mod steps;
 mod stream;
 mod trace;
 
+pub use compare::{Distance, Named, distance};
 pub use cut::{Cut, Piece, Share};
 pub use error::{Listing, WeightError};
 pub use execute::{Effort, Job, Outlet, execute, jobs, layout};
