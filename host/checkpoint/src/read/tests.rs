@@ -159,6 +159,20 @@ fn what_is_written_reads_back_bit_for_bit_and_in_the_order_of_places() {
 }
 
 #[test]
+fn a_record_of_the_first_versions_is_read() {
+    let directory = written(&tied(), &Memory::model());
+    let path = directory.path().join(RECORD_FILE);
+    let record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut old = json!({"format": 1, "engraft": "0.1.0", "provenance": record["provenance"]});
+    std::fs::write(&path, old.to_string()).unwrap();
+    assert!(open_error(directory.path()).to_string().contains("it has no digests"));
+    old["digests"] = record["ranks"][0].clone();
+    std::fs::write(&path, old.to_string()).unwrap();
+    let reader = Reader::open(directory.path()).unwrap();
+    assert_eq!(reader.verify(&|_, _| ()).unwrap()[0].tensors, 6);
+}
+
+#[test]
 fn the_weight_file_is_plain_and_holds_a_tied_head_as_well() {
     let directory = written(&tied(), &Memory::model());
     let bytes = std::fs::read(directory.path().join(WEIGHTS_FILE)).unwrap();
