@@ -11,7 +11,7 @@ use crate::{
 use engraft_files::FileError;
 use engraft_files::read::{TEXT_LIMIT, whole};
 use engraft_ir::{Mapping, Rank};
-use engraft_weights::{Cut, Listing, Provider, Share, Supply, WeightError, finite};
+use engraft_weights::{Listing, Provider, Share, Supply, WeightError, finite};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -142,14 +142,6 @@ impl Reader {
     ) -> Result<Joined, CheckpointError> {
         Joined::new(self.files.clone(), shares, wholes, self.files.piece)
     }
-
-    /// Holds the tensors of a checkpoint of one rank against those that a model needs.
-    ///
-    /// # Errors
-    /// As [`Reader::join`].
-    pub fn expect(&self, expected: &[(String, Vec<u64>)]) -> Result<(), CheckpointError> {
-        self.join(&[whole_shares(expected)], expected).map(|_| ())
-    }
 }
 
 impl Provider for Reader {
@@ -209,16 +201,6 @@ fn union(files: &Files) -> (Vec<String>, BTreeMap<String, Supply>) {
         supplies.insert(HEAD.to_owned(), tied);
     }
     (names, supplies)
-}
-
-/// Shares of one rank that has all.
-fn whole_shares(wholes: &[(String, Vec<u64>)]) -> Vec<Share> {
-    let share = |(name, shape): &(String, Vec<u64>)| Share {
-        name: name.clone(),
-        source: name.clone(),
-        cut: Cut::whole(shape),
-    };
-    wholes.iter().map(share).collect()
 }
 
 /// Opens the files of all ranks.

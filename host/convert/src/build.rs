@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 /// A checkpoint with its plugin and graph; nothing is written yet.
 pub struct Checkpoint {
     reader: Reader,
-    weights: Joined,
     plugin: Plugin,
     graph: Graph,
     /// What each rank has of the graph.
     parts: Vec<Part>,
+    /// The weights of all ranks, put together.
+    weights: Joined,
     directory: PathBuf,
 }
 
@@ -46,18 +47,17 @@ impl Checkpoint {
         let parts = ranks::parts(&graph, reader.config())?;
         let weights = reader.join(&ranks::stored(&parts), &expected)?;
         let directory = directory.to_owned();
-        Ok(Checkpoint { reader, weights, plugin, graph, parts, directory })
+        Ok(Checkpoint { reader, plugin, graph, parts, weights, directory })
     }
 
-    /// Its parameters, whole, of however many ranks it is.
+    /// The whole parameters.
     pub fn weights(&self) -> &Joined {
         &self.weights
     }
 
     /// What is odd about it and harms nobody, a sentence each.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
-        let all = self.reader.warnings().iter().chain(self.weights.warnings());
-        all.map(String::as_str)
+        self.weights.warnings().iter().map(String::as_str)
     }
 
     /// The checkpoint's config.
@@ -127,7 +127,7 @@ impl Checkpoint {
     fn provenance(&self) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
             let mut files = vec![self.directory.join(CONFIG_FILE)];
-            files.extend(self.reader.weight_files().map(Path::to_owned));
+            files.extend(self.reader.weight_files().map(Path::to_path_buf));
             let options = json!({ "dtype": self.config().dtype.config_name() });
             return provenance::of_source(&self.plugin, "checkpoint", &files, options);
         };

@@ -39,7 +39,7 @@ struct Sums {
 #[derive(Clone, Copy)]
 pub struct Named<'a> {
     /// Who has it.
-    pub provider: &'a (dyn Provider + Sync),
+    pub provider: &'a dyn Provider,
     /// Its name there.
     pub name: &'a str,
 }

@@ -45,8 +45,8 @@ pub struct Diff {
 /// What has tensors, and what stands before their names in the report.
 struct Pair<'a> {
     prefix: String,
-    left: Box<dyn Provider + Sync + 'a>,
-    right: Box<dyn Provider + Sync + 'a>,
+    left: Box<dyn Provider + 'a>,
+    right: Box<dyn Provider + 'a>,
 }
 
 impl Diff {
@@ -168,7 +168,7 @@ enum Whole {
 }
 
 impl Whole {
-    fn provider<'a>(&'a self, side: &'a Side) -> Result<Box<dyn Provider + Sync + 'a>> {
+    fn provider<'a>(&'a self, side: &'a Side) -> Result<Box<dyn Provider + 'a>> {
         match self {
             Whole::AsItIs => side.provider(0),
             Whole::Joined(checkpoint) => Ok(Box::new(side::Borrowed(checkpoint.weights()))),

@@ -94,8 +94,8 @@ impl Side {
     }
 
     /// The tensors of one rank.
-    pub(super) fn provider(&self, rank: usize) -> Result<Box<dyn Provider + Sync + '_>> {
-        let found: Option<Box<dyn Provider + Sync + '_>> = match self {
+    pub(super) fn provider(&self, rank: usize) -> Result<Box<dyn Provider + '_>> {
+        let found: Option<Box<dyn Provider + '_>> = match self {
             Side::Checkpoint(reader) => reader.rank(rank).map(|tensors| Box::new(tensors) as _),
             Side::Engine { ranks, .. } => {
                 ranks.get(rank).map(|engine| Box::new(Weights::new(engine)) as _)
