@@ -6,11 +6,17 @@ use std::path::Path;
 use engraft_files::FileError;
 
 use crate::source::Contents;
-use crate::{SourceError, hf, meta};
+use crate::{SourceError, deepspeed, hf, jax, meta};
 
 /// Opens the model in a directory.
 pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
     let names = names(directory)?;
+    if let Some(found) = jax::open(directory, &names)? {
+        return Ok(found);
+    }
+    if let Some(folder) = deepspeed::find(directory, &names).filter(|_| !hf::has_weights(&names)) {
+        return deepspeed::open(directory, &folder);
+    }
     if names.contains(hf::CONFIG) {
         return hf::open(directory, &names);
     }
@@ -22,7 +28,7 @@ pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
 }
 
 /// The names of the files in a directory.
-fn names(directory: &Path) -> Result<BTreeSet<String>, FileError> {
+pub(crate) fn names(directory: &Path) -> Result<BTreeSet<String>, FileError> {
     let listing = std::fs::read_dir(directory).map_err(FileError::io("list", directory))?;
     let mut names = BTreeSet::new();
     for entry in listing {

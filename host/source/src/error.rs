@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 
-use crate::{GgufError, LoraError, PackedError, TorchError};
+use crate::{GgufError, JaxError, LoraError, PackedError, TorchError};
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,14 @@ pub enum SourceError {
         path: PathBuf,
         /// What is wrong with them.
         fault: PackedError,
+    },
+    /// What JAX's libraries wrote is broken, or holds what we do not read.
+    #[error("{fault}")]
+    Jax {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: JaxError,
     },
     /// Nothing is at the path.
     #[error("there is no model at {}", path.display())]
@@ -146,6 +154,14 @@ pub enum SourceError {
         /// What is wrong with it.
         what: String,
     },
+    /// What a training run wrote cannot be put together.
+    #[error("the run's state {what}")]
+    Training {
+        /// The folder of states.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A caller asked for a tensor that is not there, or for more rows than it has.
     #[error("{what}")]
     NoSuchRows {
@@ -180,6 +196,7 @@ impl Diagnostic for SourceError {
             SourceError::Torch { fault, .. } => fault.code().0,
             SourceError::Lora { fault, .. } => fault.code().0,
             SourceError::Packed { fault, .. } => fault.code().0,
+            SourceError::Jax { fault, .. } => fault.code().0,
             SourceError::Missing { .. } => 101,
             SourceError::UnknownForm { .. } => 102,
             SourceError::NoConfig { .. } => 103,
@@ -192,6 +209,7 @@ impl Diagnostic for SourceError {
             SourceError::TwoShards { .. } => 110,
             SourceError::NoSuchRows { .. } => 111,
             SourceError::Apart { .. } => 139,
+            SourceError::Training { .. } => 140,
         })
     }
 
@@ -216,6 +234,7 @@ impl Diagnostic for SourceError {
             | SourceError::Torch { path, .. }
             | SourceError::Lora { path, .. }
             | SourceError::Packed { path, .. }
+            | SourceError::Jax { path, .. }
             | SourceError::Missing { path }
             | SourceError::UnknownForm { path }
             | SourceError::NoConfig { path, .. }
@@ -225,6 +244,7 @@ impl Diagnostic for SourceError {
             | SourceError::NotInShard { path, .. }
             | SourceError::TwoShards { path, .. }
             | SourceError::Apart { path, .. }
+            | SourceError::Training { path, .. }
             | SourceError::NoSuchRows { path, .. } => path.display().to_string(),
         })
     }
@@ -237,6 +257,7 @@ impl Diagnostic for SourceError {
             SourceError::Torch { fault, .. } => fault.help(),
             SourceError::Lora { fault, .. } => fault.help(),
             SourceError::Packed { fault, .. } => fault.help(),
+            SourceError::Jax { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
                 "give the path of a HuggingFace model directory or of a GGUF file"
             }
@@ -265,6 +286,10 @@ impl Diagnostic for SourceError {
                 "keep one set of files: those that the index names, or those of one download"
             }
             SourceError::Apart { .. } => "get all files of one download, and none of another",
+            SourceError::Training { .. } => {
+                "save the model as safetensors with the program that trained it; DeepSpeed has \
+                 zero_to_fp32.py for that"
+            }
             SourceError::NoSuchRows { .. } => "report this: it is a mistake in engraft",
         };
         Some(text.to_owned())

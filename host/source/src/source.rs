@@ -14,7 +14,7 @@ use crate::packed::{self, Packed};
 use crate::{LoraError, SourceError, directory, gguf};
 
 pub(crate) mod encoding;
-pub(crate) use encoding::{Encoding, Piece, Weights};
+pub(crate) use encoding::{Encoding, Piece, Weights, grid};
 
 /// One tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +141,8 @@ impl Source {
         self.packed.as_ref().map(Packed::summary)
     }
 
-    /// What names and layouts its tensors have: `hugging-face`, `gguf`, `meta`.
+    /// What names and layouts its tensors have: `hugging-face`, `gguf`, `meta`,
+    /// `jax`.
     pub fn dialect(&self) -> &'static str {
         self.contents.dialect
     }
@@ -251,7 +252,7 @@ impl Source {
         }
         let is_packed = self.packed.as_ref().is_some_and(|packed| packed.has(name));
         if !is_packed && !self.lora.as_ref().is_some_and(|lora| lora.has(name)) {
-            return Ok(encoding::read(&self.contents.weights, info, elements, out)?);
+            return encoding::read(&self.contents.weights, info, elements, out);
         }
         // What is computed is computed by rows, of which the first and the last may be cut.
         let row = info.row();
@@ -286,7 +287,7 @@ impl Source {
             }
             _ => {
                 let elements = rows.start * info.row()..rows.end * info.row();
-                Ok(encoding::read(weights, info, elements, out)?)
+                encoding::read(weights, info, elements, out)
             }
         };
         match &self.lora {

@@ -39,6 +39,8 @@ pub type Speak = fn(&str);
 /// others.
 pub struct World {
     universe: Universe,
+    /// Ranks on this machine.
+    neighbours: u32,
     speak: Speak,
 }
 
@@ -46,7 +48,9 @@ impl World {
     /// Joins the others; `None` where this process has done so already.
     pub fn join(speak: Speak) -> Option<World> {
         let (universe, _) = mpi::initialize_with_threading(Threading::Serialized)?;
-        Some(World { universe, speak })
+        let world = universe.world();
+        let neighbours = number(world.split_shared(world.rank()).size());
+        Some(World { universe, neighbours, speak })
     }
 
     /// Which rank this is.
@@ -61,9 +65,8 @@ impl World {
 
     /// The line of this rank, for as long as the world is there.
     pub fn line(&self) -> Box<dyn Communicator> {
-        let world = self.universe.world();
-        let neighbours = number(world.split_shared(world.rank()).size());
-        Box::new(Line { rank: self.rank(), size: self.size(), neighbours, speak: self.speak })
+        let (rank, size) = (self.rank(), self.size());
+        Box::new(Line { rank, size, neighbours: self.neighbours, speak: self.speak })
     }
 
     /// Waits until all ranks are done; where one fails after all, rank 0 says so.

@@ -140,7 +140,7 @@ fn part(rank: Rank, panics_at: usize) -> Part {
     let (table, inner, vocabulary) = (12 / tp, 12 / tp, 18 / tp);
     let whole = tp == 1;
     let reduce = |from: &str, to: &str| match whole {
-        true => format!("    {to} = scale {from}, 1.0\n"),
+        true => format!("    {to} = scale {from}, factor=1.0\n"),
         false => format!("    {to} = all_reduce {from}\n"),
     };
     let mut text = String::from("graph 1");
