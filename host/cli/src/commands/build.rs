@@ -126,14 +126,19 @@ impl Build {
                 "output_dir": directory,
                 "architecture": checkpoint.config().architecture,
                 "plugin": checkpoint.plugin(),
+                "dequantised": checkpoint.dequantised(),
                 "bytes": built.bytes,
                 "seconds": seconds,
             }))?;
         } else {
+            let dequantised = checkpoint.dequantised().map(|weights| {
+                format!("de-quantised: {weights}; this version has no kernels for them\n")
+            });
             output::text(&format!(
-                "{} by {}\nwrote engine {}: {} in {seconds:.2} s\n",
+                "{} by {}\n{}wrote engine {}: {} in {seconds:.2} s\n",
                 checkpoint.config().architecture,
                 checkpoint.plugin(),
+                dequantised.unwrap_or_default(),
                 directory.display(),
                 output::bytes(built.bytes),
             ))?;
