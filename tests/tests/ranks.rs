@@ -236,7 +236,7 @@ fn signalled(mpirun: &Path, signal: Signal, to_rank: bool) -> String {
     let prompt = vec!["5"; 20].join(",");
     arguments.extend((0..15_000).flat_map(|_| ["--input_ids".to_owned(), prompt.clone()]));
     let mut run = processes(mpirun, 2, &strs(&arguments));
-    let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let since = Instant::now();
     let children = |parent: u32| -> Vec<u32> {
         let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();

@@ -232,6 +232,14 @@ impl Pipeline {
         &self.unused
     }
 
+    /// Source tensors that are used and hold nothing but zeros.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn zero_tensors(&self) -> Result<Vec<String>, ConvertError> {
+        Ok(self.plan()?.zeros()?)
+    }
+
     /// Renames of a manifest that are about no tensor of this model.
     pub fn idle_renames(&self) -> &[String] {
         &self.idle_renames

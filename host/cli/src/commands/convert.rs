@@ -126,6 +126,9 @@ fn lora(merged: &Merged) -> serde_json::Value {
     })
 }
 
+/// How many names of tensors that are all zeros a person is shown.
+const ZEROS_SHOWN: usize = 8;
+
 /// What was made of what.
 pub fn report(
     pipeline: &Pipeline,
@@ -135,6 +138,7 @@ pub fn report(
     start: Instant,
     json: bool,
 ) -> Result<ExitCode> {
+    let zeros = pipeline.zero_tensors()?;
     let seconds = start.elapsed().as_secs_f64();
     if json {
         output::json(&serde_json::json!({
@@ -148,6 +152,7 @@ pub fn report(
             "dequantised": pipeline.source().packed(),
             "lora": pipeline.source().merged().map(lora),
             "unread_config_keys": pipeline.unread(),
+            "zero_tensors": zeros,
             "unused_tensors": pipeline.unused_tensors().iter()
                 .map(|(name, reason)| serde_json::json!({ "tensor": name, "reason": reason }))
                 .collect::<Vec<_>>(),
@@ -170,6 +175,18 @@ pub fn report(
         }
         for (name, reason) in pipeline.unused_tensors() {
             text += &format!("left out: {}: {}\n", name, engraft_diagnostic::escape(reason));
+        }
+        if !zeros.is_empty() {
+            let shown: Vec<String> = zeros
+                .iter()
+                .take(ZEROS_SHOWN)
+                .map(|name| engraft_diagnostic::escape(name))
+                .collect();
+            let more = match zeros.len().saturating_sub(ZEROS_SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more (--json lists all)"),
+            };
+            text += &format!("nothing but zeros: {}{more}\n", shown.join(", "));
         }
         let (at, size) = (directory.display(), output::bytes(bytes));
         text += &format!("wrote {what} {at}: {size} in {seconds:.2} s\n");
