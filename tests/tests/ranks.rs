@@ -221,7 +221,7 @@ fn what_is_wrong_with_one_ranks_engine_ends_all_with_its_error() {
         arguments.pop();
     };
     fs::write(&second, &whole[..whole.len() - 100]).unwrap();
-    check("EG0036", "past the end");
+    check("EG0036", "but the file ends at byte");
     fs::copy(Path::new(&engine).join("rank0.engine"), &second).unwrap();
     check("EG0516", "should be of rank 1");
     fs::remove_file(&second).unwrap();
