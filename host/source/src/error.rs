@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 
-use crate::{GgufError, JaxError, TorchError};
+use crate::{GgufError, JaxError, LoraError, PackedError, TorchError};
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,22 @@ pub enum SourceError {
         path: PathBuf,
         /// What is wrong with it.
         fault: TorchError,
+    },
+    /// A LoRA adapter cannot be merged.
+    #[error("{fault}")]
+    Lora {
+        /// The adapter's directory or the file of it that is at fault.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: LoraError,
+    },
+    /// Weights of few bits that cannot be read.
+    #[error("{fault}")]
+    Packed {
+        /// The model, or its config.
+        path: PathBuf,
+        /// What is wrong with them.
+        fault: PackedError,
     },
     /// What JAX's libraries wrote is broken, or holds what we do not read.
     #[error("{fault}")]
@@ -138,6 +154,14 @@ pub enum SourceError {
         /// What is wrong with it.
         what: String,
     },
+    /// What a training run wrote cannot be put together.
+    #[error("the run's state {what}")]
+    Training {
+        /// The folder of states.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A caller asked for a tensor that is not there, or for more rows than it has.
     #[error("{what}")]
     NoSuchRows {
@@ -170,6 +194,8 @@ impl Diagnostic for SourceError {
             SourceError::Header(error) => return error.code(),
             SourceError::Gguf { fault, .. } => fault.code().0,
             SourceError::Torch { fault, .. } => fault.code().0,
+            SourceError::Lora { fault, .. } => fault.code().0,
+            SourceError::Packed { fault, .. } => fault.code().0,
             SourceError::Jax { fault, .. } => fault.code().0,
             SourceError::Missing { .. } => 101,
             SourceError::UnknownForm { .. } => 102,
@@ -183,6 +209,7 @@ impl Diagnostic for SourceError {
             SourceError::TwoShards { .. } => 110,
             SourceError::NoSuchRows { .. } => 111,
             SourceError::Apart { .. } => 139,
+            SourceError::Training { .. } => 140,
         })
     }
 
@@ -205,6 +232,8 @@ impl Diagnostic for SourceError {
             SourceError::Kind { path, key, .. } => format!("{}, key `{key}`", path.display()),
             SourceError::Gguf { path, .. }
             | SourceError::Torch { path, .. }
+            | SourceError::Lora { path, .. }
+            | SourceError::Packed { path, .. }
             | SourceError::Jax { path, .. }
             | SourceError::Missing { path }
             | SourceError::UnknownForm { path }
@@ -215,6 +244,7 @@ impl Diagnostic for SourceError {
             | SourceError::NotInShard { path, .. }
             | SourceError::TwoShards { path, .. }
             | SourceError::Apart { path, .. }
+            | SourceError::Training { path, .. }
             | SourceError::NoSuchRows { path, .. } => path.display().to_string(),
         })
     }
@@ -225,6 +255,8 @@ impl Diagnostic for SourceError {
             SourceError::Header(error) => return error.help(),
             SourceError::Gguf { fault, .. } => fault.help(),
             SourceError::Torch { fault, .. } => fault.help(),
+            SourceError::Lora { fault, .. } => fault.help(),
+            SourceError::Packed { fault, .. } => fault.help(),
             SourceError::Jax { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
                 "give the path of a HuggingFace model directory or of a GGUF file"
@@ -254,6 +286,10 @@ impl Diagnostic for SourceError {
                 "keep one set of files: those that the index names, or those of one download"
             }
             SourceError::Apart { .. } => "get all files of one download, and none of another",
+            SourceError::Training { .. } => {
+                "save the model as safetensors with the program that trained it; DeepSpeed has \
+                 zero_to_fp32.py for that"
+            }
             SourceError::NoSuchRows { .. } => "report this: it is a mistake in engraft",
         };
         Some(text.to_owned())

@@ -7,7 +7,7 @@ use engraft_files::read;
 use engraft_ir::DType;
 use serde_json::Value;
 
-use crate::source::{Contents, TensorInfo};
+use crate::source::{Contents, TensorInfo, Weights};
 use crate::{SourceError, ignorable};
 
 pub(crate) mod weights;
@@ -24,12 +24,28 @@ const TEXTS: [&str; 5] = [
 
 /// Opens the model in `directory`, which has files of these `names`.
 pub(crate) fn open(directory: &Path, names: &BTreeSet<String>) -> Result<Contents, SourceError> {
+    open_with(directory, names, |files| weights::open(directory, names, files))
+}
+
+/// Whether files of these `names` are weights of this form.
+pub(crate) fn has_weights(names: &BTreeSet<String>) -> bool {
+    weights::are_among(names)
+}
+
+/// What a source has by name, and in which files.
+pub(crate) type Found = (BTreeMap<String, TensorInfo>, Weights);
+
+/// The same with weights of another form, whose files are added to the list.
+pub(crate) fn open_with(
+    directory: &Path,
+    names: &BTreeSet<String>,
+    weights: impl FnOnce(&mut Vec<PathBuf>) -> Result<Found, SourceError>,
+) -> Result<Contents, SourceError> {
     let config_path = directory.join(CONFIG);
     let config = read_json(&config_path)?;
     let architectures = architectures(&config_path, &config)?;
     let mut files = vec![config_path.clone()];
-
-    let (tensors, weights) = weights::open(directory, names, &mut files)?;
+    let (tensors, weights) = weights(&mut files)?;
     let text_files = texts(directory, names, &mut files)?;
     let dtype = dtype(&config, &tensors);
     Ok(Contents {

@@ -9,18 +9,23 @@
 //! No form that is read here can run code: pickles are read by a machine that knows the names of
 //! tensors and nothing else.
 
+mod deepspeed;
 mod directory;
 mod error;
 mod gguf;
 mod hf;
 mod ignorable;
 mod jax;
+mod lora;
 mod meta;
+mod packed;
 mod source;
 mod torch;
 
 pub use error::SourceError;
 pub use gguf::GgufError;
 pub use jax::JaxError;
+pub use lora::{LoraError, Merged};
+pub use packed::PackedError;
 pub use source::{Source, TensorInfo};
 pub use torch::TorchError;

@@ -11,6 +11,7 @@ mod pickle;
 mod rebuild;
 mod tensors;
 mod value;
+mod zip;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -46,6 +47,22 @@ impl Archive {
         let is_dict = |id: &Id| self.heap.entries(*id).is_some_and(|entries| !entries.is_empty());
         let inner = wrappers.iter().find_map(|key| self.heap.find(self.root, key).filter(is_dict));
         self.tensors(path, file, inner.unwrap_or(self.root))
+    }
+
+    /// The tensor that a value is, called `name` in errors.
+    pub(crate) fn tensor(
+        &self,
+        path: &Path,
+        file: usize,
+        name: &str,
+        id: Id,
+    ) -> Result<TensorInfo, SourceError> {
+        let fail = |fault| SourceError::Torch { path: path.to_owned(), fault };
+        let Value::Tensor(tensor) = self.heap.get(id) else {
+            let what = "should be a tensor".to_owned();
+            return Err(fail(TorchError::Tensor { tensor: name.to_owned(), what }));
+        };
+        tensors::locate(&self.heap, &self.storages, name, tensor, file).map_err(fail)
     }
 
     /// The tensors below a value.

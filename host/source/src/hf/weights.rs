@@ -11,6 +11,7 @@ use engraft_diagnostic::escape;
 use engraft_files::header;
 use serde_json::Value;
 
+use super::Found;
 use crate::source::{Encoding, TensorInfo, Weights};
 use crate::{SourceError, torch};
 
@@ -45,6 +46,12 @@ impl Kind {
 /// Which file an index puts each tensor into.
 pub(crate) type Index = BTreeMap<String, String>;
 
+/// Whether there are files of weights among these.
+pub(super) fn are_among(names: &BTreeSet<String>) -> bool {
+    let is = |kind: &Kind| names.iter().any(|n| kind.may_be(n)) || names.contains(&kind.index());
+    KINDS.iter().any(is)
+}
+
 /// The files that hold the weights.
 struct Shards {
     names: Vec<String>,
@@ -57,7 +64,7 @@ pub(super) fn open(
     directory: &Path,
     names: &BTreeSet<String>,
     files: &mut Vec<PathBuf>,
-) -> Result<(BTreeMap<String, TensorInfo>, Weights), SourceError> {
+) -> Result<Found, SourceError> {
     let Shards { names: shards, index } = shards(directory, names)?;
     if let Some((name, _)) = &index {
         files.push(directory.join(name));
@@ -94,8 +101,11 @@ pub(super) fn open(
     Ok((tensors, weights))
 }
 
-/// The tensors of one file.
-fn read(path: &Path, number: usize) -> Result<(File, BTreeMap<String, TensorInfo>), SourceError> {
+/// The tensors of one file, safetensors or pickled, which has this `number` among others.
+pub(crate) fn read(
+    path: &Path,
+    number: usize,
+) -> Result<(File, BTreeMap<String, TensorInfo>), SourceError> {
     if path.extension().is_none_or(|extension| extension != "safetensors") {
         let (file, archive) = torch::open(path)?;
         let tensors = archive.model(path, number)?;

@@ -65,15 +65,14 @@ impl Encoding {
     }
 }
 
-/// Appends `rows` of a tensor, which has such, to `out`.
+/// Appends `elements` of a tensor, which has such, to `out`.
 pub(crate) fn read(
     weights: &[(PathBuf, File)],
     info: &TensorInfo,
-    rows: Range<u64>,
+    elements: Range<u64>,
     out: &mut Vec<u8>,
 ) -> Result<(), SourceError> {
     interrupt::check()?;
-    let elements = rows.start * info.row()..rows.end * info.row();
     match &info.encoding {
         Encoding::Plain => {
             let size = info.dtype.size() as u64;
@@ -83,19 +82,35 @@ pub(crate) fn read(
         Encoding::Blocks(kind) => {
             blocks::read(&weights[info.file], info.start, *kind, elements, out)?;
         }
-        Encoding::Strided(strides) => {
-            strided::read(&weights[info.file], info, strides, rows, out)?;
-        }
+        Encoding::Strided(strides) => by_rows(info, elements, out, |rows, out| {
+            Ok(strided::read(&weights[info.file], info, strides, rows, out)?)
+        })?,
         Encoding::Pieces(pieces) => {
             let size = info.dtype.size() as u64;
             let room = append(out, (elements.end - elements.start) * size);
             pieces::read(weights, pieces, size, elements, room)?;
         }
-        Encoding::Grid(grid) => {
-            let size = info.dtype.size() as u64;
-            grid::read(grid, rows, append(out, (elements.end - elements.start) * size))?;
-        }
+        Encoding::Grid(grid) => by_rows(info, elements, out, |rows, out| {
+            let bytes = (rows.end - rows.start) * info.row() * info.dtype.size() as u64;
+            grid::read(grid, rows, append(out, bytes))
+        })?,
     }
+    Ok(())
+}
+
+/// Reads whole rows, and drops what of the first and the last was not asked for.
+fn by_rows(
+    info: &TensorInfo,
+    elements: Range<u64>,
+    out: &mut Vec<u8>,
+    read: impl FnOnce(Range<u64>, &mut Vec<u8>) -> Result<(), SourceError>,
+) -> Result<(), SourceError> {
+    let (row, size) = (info.row().max(1), info.dtype.size());
+    let rows = elements.start / row..elements.end.div_ceil(row);
+    let (at, skip) = (out.len(), (elements.start - rows.start * row) as usize);
+    read(rows, out)?;
+    out.drain(at..at + skip * size);
+    out.truncate(at + (elements.end - elements.start) as usize * size);
     Ok(())
 }
 

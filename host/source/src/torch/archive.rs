@@ -7,24 +7,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use engraft_diagnostic::escape;
 use engraft_files::FileError;
-use zip::{CompressionMethod, ZipArchive};
 
 use super::TorchError;
 use super::names::Element;
 use super::pickle::{self, LONGEST, Stop};
 use super::tensors::Storages;
 use super::value::{Heap, Id, Value};
+use super::zip::{Failure, broken, content, entries};
 use crate::SourceError;
-
-/// The most entries of an archive.
-const MOST_ENTRIES: usize = 1 << 20;
 
 /// What a file of PyTorch holds: its values, and where its storages are.
 #[derive(Debug)]
@@ -32,41 +28,6 @@ pub(crate) struct Archive {
     pub(crate) heap: Heap,
     pub(crate) root: Id,
     pub(crate) storages: Storages,
-}
-
-/// A stretch of a file, which a file in an archive is.
-pub(crate) struct Window<'a> {
-    file: &'a File,
-    range: Range<u64>,
-    at: u64,
-}
-
-impl Window<'_> {
-    pub(crate) fn new(file: &File, range: Range<u64>) -> Window<'_> {
-        Window { file, range, at: 0 }
-    }
-}
-
-impl Read for Window<'_> {
-    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let left = (self.range.end - self.range.start).saturating_sub(self.at);
-        let count = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let count = self.file.read_at(&mut room[..count], self.range.start + self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
-impl Seek for Window<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-            SeekFrom::End(by) => (self.range.end - self.range.start).checked_add_signed(by),
-        };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
-    }
 }
 
 /// Reads what `range` of the file at `path` holds, but for the elements.
@@ -81,75 +42,6 @@ pub(crate) fn open(path: &Path, file: &File, range: Range<u64>) -> Result<Archiv
         Failure::Io(error) => FileError::io("read", path)(error).into(),
         Failure::Fault(fault) => SourceError::Torch { path: path.to_owned(), fault },
     })
-}
-
-/// Why there is no archive.
-enum Failure {
-    Io(io::Error),
-    Fault(TorchError),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Io(error)
-    }
-}
-
-impl From<TorchError> for Failure {
-    fn from(fault: TorchError) -> Failure {
-        Failure::Fault(fault)
-    }
-}
-
-fn broken(what: impl Into<String>) -> Failure {
-    Failure::Fault(TorchError::Archive(what.into()))
-}
-
-/// The entries of a zip archive: where their bytes are in the file, by name.
-fn entries(file: &File, range: &Range<u64>) -> Result<BTreeMap<String, Range<u64>>, Failure> {
-    let unreadable = |error: zip::result::ZipError| match error {
-        zip::result::ZipError::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-            Failure::Io(error)
-        }
-        error => broken(format!("cannot be read: {}", escape(&error.to_string()))),
-    };
-    let reader = io::BufReader::new(Window::new(file, range.clone()));
-    let mut archive = ZipArchive::new(reader).map_err(unreadable)?;
-    if archive.len() > MOST_ENTRIES {
-        let what = "the count of an archive's entries";
-        return Err(TorchError::TooMuch { what, limit: MOST_ENTRIES as u64 }.into());
-    }
-    let size = range.end - range.start;
-    let mut entries = BTreeMap::new();
-    let mut spans = Vec::new();
-    for number in 0..archive.len() {
-        let entry = archive.by_index_raw(number).map_err(unreadable)?;
-        let name = entry.name().to_owned();
-        let shown = escape(&name);
-        if entry.encrypted() {
-            return Err(broken(format!("has the encrypted entry `{shown}`")));
-        }
-        if entry.compression() != CompressionMethod::Stored
-            || entry.size() != entry.compressed_size()
-        {
-            return Err(broken(format!(
-                "has the compressed entry `{shown}`; PyTorch stores entries as they are"
-            )));
-        }
-        let start = entry.data_start().unwrap_or(u64::MAX);
-        let end = start.checked_add(entry.size()).filter(|end| *end <= size);
-        let Some(end) = end else {
-            return Err(broken(format!("has the entry `{shown}`, which ends past the end")));
-        };
-        spans.push((start, end, shown));
-        entries.insert(name, range.start + start..range.start + end);
-    }
-    spans.sort();
-    if let Some(pair) = spans.windows(2).find(|pair| pair[1].0 < pair[0].1) {
-        let (first, second) = (&pair[0].2, &pair[1].2);
-        return Err(broken(format!("has the entries `{first}` and `{second}` in one place")));
-    }
-    Ok(entries)
 }
 
 fn zipped(file: &File, range: Range<u64>) -> Result<Archive, Failure> {
@@ -192,17 +84,6 @@ fn stopped(stop: Stop, length: usize) -> TorchError {
         Stop::End => TorchError::Malformed { at: length, what: "it ends too early".to_owned() },
         Stop::Error(error) => error,
     }
-}
-
-/// The bytes of a small stretch of a file.
-fn content(file: &File, place: &Range<u64>, limit: u64) -> Result<Vec<u8>, Failure> {
-    if place.end - place.start > limit {
-        let what = "the length of what should be small, in bytes,";
-        return Err(TorchError::TooMuch { what, limit }.into());
-    }
-    let mut bytes = vec![0; (place.end - place.start) as usize];
-    file.read_exact_at(&mut bytes, place.start)?;
-    Ok(bytes)
 }
 
 /// 0x1950a86a20f9469cfc6c as pickles write it.
