@@ -92,6 +92,6 @@ fn people_are_told_in_a_page_what_would_come_of_it() {
 fn what_cannot_be_is_an_error_in_a_dry_run_too() {
     let golden = fixtures().join("golden/llama-gqa").to_string_lossy().into_owned();
     let line = ["convert", "--model_dir", &golden, "--dry_run"];
-    fails(&[&line[..], &["--tp_size", "3"]].concat(), 2, "EG0090", &["3"]);
-    fails(&[&line[..], &["--max_ram", "1MB"]].concat(), 5, "EG0312", &["--max_ram"]);
+    fails(&[&line[..], &["--tp_size", "3"]].concat(), 2, "EG0708", &["3"]);
+    fails(&[&line[..], &["--max_ram", "1MB"]].concat(), 5, "EG0313", &["--max_ram"]);
 }
