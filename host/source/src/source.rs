@@ -9,7 +9,7 @@ use engraft_files::FileError;
 use engraft_ir::DType;
 use serde_json::Value;
 
-use crate::{SourceError, directory, gguf};
+use crate::{SourceError, directory};
 
 pub(crate) mod encoding;
 pub(crate) use encoding::{Encoding, Piece, Weights};
@@ -85,7 +85,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens the model at `path`: a directory of any form, or a GGUF file.
+    /// Opens the model at `path`: a directory or a file, of any form that is read.
     ///
     /// # Errors
     /// [`SourceError`], for whatever can be wrong without looking at a weight.
@@ -97,11 +97,13 @@ impl Source {
             }
             Err(error) => return Err(FileError::io("open", path)(error).into()),
         };
-        let contents = if metadata.is_dir() { directory::open(path)? } else { gguf::open(path)? };
+        let contents =
+            if metadata.is_dir() { directory::open(path)? } else { directory::open_file(path)? };
         Ok(Source { path: path.to_owned(), contents })
     }
 
-    /// What names and layouts its tensors have: `hugging-face`, `gguf`, `meta`.
+    /// What names and layouts its tensors have: `hugging-face`, `gguf`, `meta`,
+    /// `nemo`, `nemo-old`.
     pub fn dialect(&self) -> &'static str {
         self.contents.dialect
     }

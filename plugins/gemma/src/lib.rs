@@ -12,6 +12,17 @@ impl Architecture for Gemma {
     const DOC: &str = "Gemma 1.";
     const GGUF: &[(&str, &str)] = &[("gguf:gemma", "GemmaForCausalLM")];
 
+    const SPELLINGS: &[Spelling] =
+        &[nemo(&["nemo:rope-rmsnorm-fast-geglu", "nemo:rope-rmsnorm-geglu"]), NEMO_OLD];
+
+    fn spelled_fields(_dialect: &str) -> Vec<Field> {
+        nemo_fields()
+    }
+
+    fn spelled_settings(_dialect: &str, source: &Settings) -> Result<Vec<Setting>, Refusal> {
+        nemo_settings(source, true)
+    }
+
     fn defaults() -> Vec<(&'static str, Fallback)> {
         // Older configs say `gelu` in `hidden_act`, and mean this.
         vec![

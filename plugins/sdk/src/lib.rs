@@ -26,6 +26,7 @@ mod gguf;
 mod latent;
 mod layers;
 mod mixture;
+mod nemo;
 mod net;
 mod parameter;
 mod recurrence;
@@ -45,6 +46,7 @@ pub use field::{
 pub use gguf::GGUF_LAYER_NORM;
 pub use latent::Latent;
 pub use mixture::Experts;
+pub use nemo::{NEMO_OLD, nemo, nemo_fields, nemo_settings};
 pub use net::Net;
 pub use parameter::{
     ParameterExt, PartExt, bfloat16, concat, feed_forward, key_heads, parameter, plain,
