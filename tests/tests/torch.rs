@@ -69,6 +69,11 @@ fn what_meta_publishes_gives_the_engines_of_safetensors_in_one_file_and_in_two()
 }
 
 #[test]
+fn what_nemo_writes_gives_the_engines_of_safetensors_unpacked_and_not() {
+    agree(&["nemo", "nemoold", "nemo.tar", "nemoold.tar"]);
+}
+
+#[test]
 fn a_model_that_wants_to_run_code_is_refused_by_its_name() {
     let (_, path, _) = models(&["zip"]).remove(0);
     let folder = copied(&path);

@@ -4,10 +4,10 @@
     write_torch.py --goldens DIR --out DIR
 
 Each in folders called NAME.FORM: `zip` and `old` (torch.save's two forms), `shards` (with an index),
-`meta1` and `meta2` (Meta's, in one file and cut over two), `zero2` and `zero3` (DeepSpeed's, cut over
-three devices), and files NAME.nemo and NAME.old.nemo with NeMo's newer and older names. Python's own
-pickler writes the pickles: stand-ins of PyTorch's classes reduce to the calls that PyTorch's reduce
-to. No package is needed.
+`meta1`, `meta2` and `meta2rows` (Meta's, in one file and cut over two), `zero2` and `zero3`
+(DeepSpeed's, cut over three devices), `nemo` and `nemoold` (NeMo's, with names of either age, and as
+archives NAME.FORM.tar). Python's own pickler writes the pickles: stand-ins of PyTorch's classes
+reduce to the calls that PyTorch's reduce to. No package is needed.
 """
 
 import argparse
@@ -286,6 +286,117 @@ def write_zero(config, tensors, out, stage):
         save(states, folder / "mp_rank_00_model_states.pt")
 
 
+NEMO = {
+    "nemo": {
+        "table": "embedding.word_embeddings", "positions": "embedding.position_embeddings",
+        "last": "decoder.final_layernorm", "head": "output_layer", "blocks": "decoder.layers",
+        "first norm": "self_attention.linear_qkv.layer_norm_",
+        "second norm": "mlp.linear_fc1.layer_norm_",
+        "qkv": "self_attention.linear_qkv.", "dense": "self_attention.linear_proj.",
+        "fc": "mlp.linear_fc1.", "proj": "mlp.linear_fc2.",
+    },
+    "old": {
+        "table": "language_model.embedding.word_embeddings",
+        "positions": "language_model.embedding.position_embeddings",
+        "last": "language_model.encoder.final_layernorm", "head": "language_model.output_layer",
+        "blocks": "language_model.encoder.layers", "first norm": "input_layernorm.",
+        "second norm": "post_attention_layernorm.", "qkv": "self_attention.query_key_value.",
+        "dense": "self_attention.dense.", "fc": "mlp.dense_h_to_4h.", "proj": "mlp.dense_4h_to_h.",
+    },
+}
+
+
+def grouped(parts, heads, keys):
+    """Rows of queries, keys and values, as groups that have some of each."""
+    queries, key, value = (part.rows() for part in parts)
+    width = len(key) // keys
+    each = heads // keys * width
+    rows = []
+    for group in range(keys):
+        rows += queries[group * each:(group + 1) * each]
+        rows += key[group * width:(group + 1) * width] + value[group * width:(group + 1) * width]
+    return parts[0].of_rows(rows)
+
+
+def nemo_blocks(config, tensors):
+    """Layers of blocks and others, by what they are; as Megatron lays them out."""
+    gpt = "n_layer" in config
+    if gpt:
+        names = {"table": "transformer.wte", "positions": "transformer.wpe", "last": "transformer.ln_f"}
+    else:
+        names = {"table": "model.embed_tokens", "last": "model.norm", "head": "lm_head"}
+    for layer, name in names.items():
+        for kind in ("weight", "bias"):
+            if f"{name}.{kind}" in tensors:
+                yield None, f"{layer}.{kind}", tensors[f"{name}.{kind}"]
+    heads = config["n_head" if gpt else "num_attention_heads"]
+    for i in range(config["n_layer" if gpt else "num_hidden_layers"]):
+        for kind in ("weight", "bias") if gpt else ("weight",):
+            def get(name):
+                found = tensors[f"{'transformer.h' if gpt else 'model.layers'}.{i}.{name}.{kind}"]
+                return found.turned() if gpt and len(found.shape) == 2 else found
+            if gpt:
+                qkv = get("attn.c_attn").cut(0, 3)
+                yield i, f"qkv {kind}", grouped(qkv, heads, heads)
+                for layer, name in (("dense", "attn.c_proj"), ("fc", "mlp.c_fc"),
+                                    ("proj", "mlp.c_proj"), ("first norm", "ln_1"),
+                                    ("second norm", "ln_2")):
+                    yield i, f"{layer} {kind}", get(name)
+                continue
+            qkv = [get(f"self_attn.{part}_proj") for part in "qkv"]
+            yield i, f"qkv {kind}", grouped(qkv, heads, config["num_key_value_heads"])
+            gate, up = get("mlp.gate_proj"), get("mlp.up_proj")
+            yield i, f"fc {kind}", gate.of_rows(gate.rows() + up.rows())
+            for layer, name in (("dense", "self_attn.o_proj"), ("proj", "mlp.down_proj"),
+                                ("first norm", "input_layernorm"),
+                                ("second norm", "post_attention_layernorm")):
+                yield i, f"{layer} {kind}", get(name)
+
+
+def write_nemo(config, tensors, out, age):
+    gpt, gemma = "n_layer" in config, config["model_type"] == "gemma"
+    names, saved = NEMO[age], collections.OrderedDict()
+    for block, layer, tensor in nemo_blocks(config, tensors):
+        if block is None:
+            layer, kind = layer.rsplit(".", 1)
+            saved[f"model.{names[layer]}.{kind}"] = tensor
+        else:
+            layer, kind = layer.rsplit(" ", 1)
+            saved[f"model.{names['blocks']}.{block}.{names[layer]}{kind}"] = tensor
+    saved["model.decoder.layers.0.self_attention._extra_state"] = None
+
+    def first(*keys):
+        return next((config[key] for key in keys if config.get(key) is not None), None)
+
+    said = {
+        "mcore_gpt": age == "nemo", "micro_batch_size": 1, "encoder_seq_length": 128,
+        "max_position_embeddings": first("max_position_embeddings", "n_positions"),
+        "num_layers": first("num_hidden_layers", "n_layer"),
+        "hidden_size": first("hidden_size", "n_embd"),
+        "ffn_hidden_size": first("intermediate_size", "n_inner"),
+        "num_attention_heads": first("num_attention_heads", "n_head"),
+        "num_query_groups": first("num_key_value_heads"), "kv_channels": first("head_dim"),
+        "layernorm_epsilon": first("rms_norm_eps", "layer_norm_epsilon"),
+        "bias": gpt, "share_embeddings_and_output_weights": "lm_head.weight" not in tensors,
+        "normalization": "layernorm" if gpt else "rmsnorm",
+        "activation": "gelu" if gpt else "fast-geglu" if gemma else "fast-swiglu",
+        "position_embedding_type": "learned_absolute" if gpt else "rope",
+        "rotary_percentage": 1.0, "rotary_base": first("rope_theta"), "precision": "bf16-mixed",
+        "layernorm_zero_centered_gamma": gemma,
+    }
+    lines = [f"{key}: {'null' if value is None else json.dumps(value)}"
+             for key, value in said.items() if key != "rotary_base" or value is not None]
+    lines += ["optim:", "  name: fused_adam", "  betas:", "  - 0.9", "  - 0.98", ""]
+    (out / "model_config.yaml").write_text("\n".join(lines))
+    save(saved, out / "model_weights.ckpt")
+
+
+def pack(folder):
+    """The archive of a folder, beside it."""
+    with tarfile.open(folder.with_name(folder.name + ".tar"), "w") as archive:
+        archive.add(folder, ".")
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--goldens", required=True, type=pathlib.Path)
@@ -300,19 +411,26 @@ def main():
         "meta2rows": lambda *m: write_meta(*m, 2, 0),
         "zero2": lambda *m: write_zero(*m, 2),
         "zero3": lambda *m: write_zero(*m, 3),
+        "nemo": lambda *m: write_nemo(*m, "nemo"),
+        "nemoold": lambda *m: write_nemo(*m, "old"),
     }
-    few = {"llama-gqa", "llama-tied", "llama-f16", "gpt2", "gemma", "falcon-7b", "opt-125m"}
-    meta = {"llama-gqa", "llama-mha", "llama-f16"}
+    some = {
+        "meta": {"llama-gqa", "llama-mha", "llama-f16"},
+        "zero": {"llama-gqa", "llama-tied", "llama-f16", "gpt2", "gemma", "falcon-7b", "opt-125m"},
+        "nemo": {"llama-gqa", "llama-mha", "llama-f16", "llama-tied", "gpt2", "gemma"},
+    }
     for path in sorted(options.goldens.iterdir()):
         config, tensors = read_golden(path)
         for form, write in forms.items():
-            wanted = meta if form.startswith("meta") else few if form.startswith("zero") else None
+            wanted = next((names for start, names in some.items() if form.startswith(start)), None)
             if wanted is None or path.name in wanted:
                 out = options.out / f"{path.name}.{form}"
                 out.mkdir(parents=True)
-                if not form.startswith("meta"):
+                if not form.startswith(("meta", "nemo")):
                     shutil.copy(path / "config.json", out)
                 write(config, tensors, out)
+                if form.startswith("nemo"):
+                    pack(out)
 
 
 if __name__ == "__main__":

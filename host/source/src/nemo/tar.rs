@@ -34,7 +34,8 @@ fn is_header(block: &[u8; BLOCK as usize]) -> bool {
 fn octal(field: &[u8]) -> Option<u64> {
     if field.first()? & 0x80 != 0 {
         let (high, low) = field.split_last_chunk::<8>()?;
-        let is_small = high.iter().enumerate().all(|(i, byte)| *byte == if i == 0 { 0x80 } else { 0 });
+        let is_small =
+            high.iter().enumerate().all(|(i, byte)| *byte == if i == 0 { 0x80 } else { 0 });
         return is_small.then(|| u64::from_be_bytes(*low));
     }
     let text = str::from_utf8(field).ok()?.trim_matches(['\0', ' ']);
@@ -99,7 +100,11 @@ pub(super) fn files(file: &File) -> Result<Vec<(String, Range<u64>)>, Failure> {
                 }
             }
             _ => {
-                let prefix = if &block[257..263] == b"ustar\0" { text(&block[345..500]) } else { String::new() };
+                let prefix = if &block[257..263] == b"ustar\0" {
+                    text(&block[345..500])
+                } else {
+                    String::new()
+                };
                 let short = match prefix.is_empty() {
                     true => text(&block[..100]),
                     false => format!("{prefix}/{}", text(&block[..100])),

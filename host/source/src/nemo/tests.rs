@@ -47,7 +47,8 @@ fn open(name: &str, bytes: &[u8]) -> Result<(tempfile::TempDir, Source), SourceE
 fn an_archive_is_read_where_it_lies() {
     for (dialect, table) in TABLES {
         let weights = weights(table);
-        let files = [("./model_config.yaml", CONFIG_TEXT.as_bytes()), ("./model_weights.ckpt", &weights)];
+        let files =
+            [("./model_config.yaml", CONFIG_TEXT.as_bytes()), ("./model_weights.ckpt", &weights)];
         let (_kept, source) = open("m.nemo", &archive(&files)).unwrap();
         assert_eq!(source.dialect(), dialect);
         assert_eq!(source.architectures(), ["nemo:rope-rmsnorm-fast-swiglu"]);
@@ -73,8 +74,14 @@ fn an_archive_is_read_where_it_lies() {
 #[test]
 fn long_names_are_read_in_either_way() {
     let weights = weights(TABLES[0].1);
-    let gnu = [entry("././@LongLink", b"model_config.yaml\0", b'L'), entry("m", CONFIG_TEXT.as_bytes(), b'0')];
-    let posix = [entry("x", b"27 path=model_config.yaml\n", b'x'), entry("m", CONFIG_TEXT.as_bytes(), b'0')];
+    let gnu = [
+        entry("././@LongLink", b"model_config.yaml\0", b'L'),
+        entry("m", CONFIG_TEXT.as_bytes(), b'0'),
+    ];
+    let posix = [
+        entry("x", b"27 path=model_config.yaml\n", b'x'),
+        entry("m", CONFIG_TEXT.as_bytes(), b'0'),
+    ];
     for long in [gnu, posix] {
         let bytes = [long.concat(), archive(&[("model_weights.ckpt", &weights)])].concat();
         assert_eq!(open("m.nemo", &bytes).unwrap().1.dialect(), "nemo");
