@@ -1,9 +1,10 @@
 //! What the tests share: where fixtures and models are, how to compile one, how near is near.
 
 pub mod command;
+pub mod weights;
 
 use engraft_compile::BuildOptions;
-use engraft_convert::{Options, Pipeline};
+use engraft_convert::{Effort, Options, Pipeline};
 use engraft_engine::Engine;
 use engraft_files::OutputDir;
 use engraft_ir::DType;
@@ -56,15 +57,18 @@ pub fn prepared(variable: &str) -> PathBuf {
 /// Opens a model's pipeline with the plugin for it.
 pub fn pipeline(model: &Path, dtype: Option<DType>) -> Pipeline {
     let plugin = Some(plugin(model).to_string_lossy().into_owned());
-    let options = Options { model: model.to_path_buf(), plugin, dtype };
+    let options = Options { model: model.to_path_buf(), plugin, dtype, ..Options::default() };
     Pipeline::open(&options).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
 }
 
 /// Compiles a model into `out`.
 pub fn compile(model: &Path, dtype: Option<DType>, out: &Path) {
-    let pipeline = pipeline(model, dtype);
+    write_engine(&pipeline(model, dtype), out);
+}
+
+fn write_engine(pipeline: &Pipeline, out: &Path) {
     let dir = OutputDir::create(out, false).expect("a new directory");
-    pipeline.compile(BuildOptions::default(), dir.path(), &|_, _| {}).expect("compiles");
+    pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()).expect("compiles");
     dir.commit().expect("commits");
 }
 
@@ -83,9 +87,14 @@ impl std::ops::Deref for Compiled {
 
 /// Compiles a model into a temporary directory and opens the engine.
 pub fn engine(model: &Path, dtype: Option<DType>) -> Compiled {
+    engine_of(&pipeline(model, dtype))
+}
+
+/// The same of a pipeline.
+pub fn engine_of(pipeline: &Pipeline) -> Compiled {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let out = folder.path().join("engine");
-    compile(model, dtype, &out);
+    write_engine(pipeline, &out);
     Compiled { engine: Arc::new(Engine::open(&out).expect("opens")), _folder: folder }
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use engraft_compile::BuildOptions;
-use engraft_convert::{Options, Pipeline};
+use engraft_convert::{Effort, Options, Pipeline};
 use engraft_engine::Engine;
 use engraft_files::OutputDir;
 use engraft_runtime::{LoadOptions, evaluate};
@@ -77,12 +77,12 @@ fn every_item_of_the_contract_is_explained() {
 /// All logits of a golden's prompts, by one plugin.
 fn logits(golden: &Golden, plugin: &Path) -> Vec<Vec<f32>> {
     let plugin = Some(plugin.to_string_lossy().into_owned());
-    let options = Options { model: golden.path.clone(), plugin, dtype: None };
+    let options = Options { model: golden.path.clone(), plugin, ..Options::default() };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("engine");
     let dir = OutputDir::create(&out, false).unwrap();
     let pipeline = Pipeline::open(&options).unwrap();
-    pipeline.compile(BuildOptions::default(), dir.path(), &|_, _| {}).unwrap();
+    pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()).unwrap();
     dir.commit().unwrap();
     let engine = Arc::new(Engine::open(&out).unwrap());
     evaluate::logits(&mut load(&engine, &LoadOptions::default()), &golden.prompts).unwrap()

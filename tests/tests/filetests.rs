@@ -30,8 +30,13 @@ enum Outcome {
 /// kind has no use for; it cannot be blessed.
 type Kind = fn(argument: &str, case: &str) -> Result<Outcome, String>;
 
-const KINDS: &[(&str, Kind)] =
-    &[("text", text), ("parse", parse_errors), ("verifier", verifier), ("pass", pass)];
+const KINDS: &[(&str, Kind)] = &[
+    ("text", text),
+    ("parse", parse_errors),
+    ("verifier", verifier),
+    ("pass", pass),
+    ("partition", partition),
+];
 
 /// A text that parses becomes its canonical form, which reads back as itself.
 fn text(_: &str, case: &str) -> Result<Outcome, String> {
@@ -70,6 +75,28 @@ fn pass(name: &str, case: &str) -> Result<Outcome, String> {
         (_, None) => return Err(format!("there is no pass `{name}`")),
     };
     Ok(Outcome::Becomes(after.map_err(|error| error.to_string())?.to_string()))
+}
+
+/// A graph that verifies becomes what one rank has of it, and after it the tensors of the rank's
+/// file: `; NAME = SOURCE CUT`. The argument says which rank, as the first line of its graph does,
+/// and may end with `embedding=0`.
+fn partition(argument: &str, case: &str) -> Result<Outcome, String> {
+    let (rank, axis) = match argument.split_once(" embedding=") {
+        Some((rank, axis)) => (rank, Some(axis.parse().map_err(|_| "embedding=0|1".to_string())?)),
+        None => (argument, None),
+    };
+    let rank = read(&format!("graph 1 {rank}"))?.rank;
+    let options = engraft_compile::partition::Options { parallel_embedding: axis };
+    let part = match engraft_compile::partition(&read(case)?, rank, &options) {
+        Ok(part) => part,
+        Err(error) => return Ok(Outcome::Errors(vec![(1, error.to_string())])),
+    };
+    let mut text = part.graph.to_string();
+    text.push('\n');
+    for share in part.stored {
+        writeln!(text, "; {} = {} {}", share.name, share.source, share.cut).unwrap();
+    }
+    Ok(Outcome::Becomes(text))
 }
 
 fn read(case: &str) -> Result<Graph, String> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 use engraft_compile::BuildOptions;
+use engraft_convert::Effort;
 use engraft_convert::build::Checkpoint;
 use engraft_files::OutputDir;
 use engraft_ir::DType;
@@ -117,12 +118,12 @@ fn convert_and_build_give_the_bytes_of_compile_and_twice_gives_the_same() {
 
         let (checkpoint, built) = (folder.path().join("checkpoint"), folder.path().join("built"));
         let dir = OutputDir::create(&checkpoint, false).unwrap();
-        pipeline(&golden.path, None).write_checkpoint(dir.path(), &|_, _| {}).unwrap();
+        pipeline(&golden.path, None).write_checkpoint(dir.path(), &Effort::default()).unwrap();
         dir.commit().unwrap();
         let plugin = engraft_tests::plugin(&golden.path).to_string_lossy().into_owned();
         let opened = Checkpoint::open(&checkpoint, Some(&plugin)).unwrap();
         let dir = OutputDir::create(&built, false).unwrap();
-        opened.build(BuildOptions::default(), dir.path(), &|_, _| {}).unwrap();
+        opened.build(BuildOptions::default(), dir.path(), &Effort::default()).unwrap();
         dir.commit().unwrap();
 
         let (once, twice, built) = (contents(&once), contents(&twice), contents(&built));

@@ -7,7 +7,9 @@
 //! llama-cpp-python, built from its source for this processor into the cache (about ten minutes,
 //! once). Where it cannot be had, our figures stand alone, and the output says why.
 
+mod convert;
 mod plugin;
+mod synthetic;
 
 use crate::cache::Cache;
 use crate::command::{self, output};
@@ -34,6 +36,9 @@ pub enum Bench {
     /// What each plugin costs: its size, compiling it, starting it, describing a model of 80
     /// layers. Fails where that is over 150 ms in all and nothing else keeps the machine busy.
     Plugin(plugin::Args),
+    /// Converting a model of random weights beside copying it: time, the ratio, peak memory. Fails
+    /// over 1.3 times `cp`, or over twice the largest tensor and 200 MiB.
+    Convert(convert::Args),
 }
 
 /// Flags of `bench cpu`.
@@ -61,6 +66,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Cpu(args) => cpu(args),
         Bench::Plugin(args) => plugin::run(args),
+        Bench::Convert(args) => convert::run(args),
     }
 }
 

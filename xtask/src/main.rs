@@ -11,6 +11,7 @@ mod examples;
 mod fixtures;
 mod host;
 mod model;
+mod mpi;
 mod paths;
 mod plugins;
 mod python;
@@ -33,6 +34,9 @@ enum Task {
         out_dir: Option<PathBuf>,
     },
     Examples(examples::Args),
+    /// Find MPI, or install it; fails where there is none. With it, engraft is built with its
+    /// feature `mpi` by all other tasks.
+    Mpi,
     /// Measure engraft beside its peers.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
             plugins::build(&out_dir.unwrap_or_else(paths::plugins)).map(|_| ())
         }
         Task::Examples(args) => examples::run(&args),
+        Task::Mpi if mpi::is_here() => Ok(()),
+        Task::Mpi => return ExitCode::FAILURE,
         Task::Bench(bench) => bench::run(&bench),
     };
     let Err(error) = done else {

@@ -2,14 +2,14 @@
 //!
 //! Tests find what was built and fetched through environment variables: `ENGRAFT_BIN` (the
 //! command), `ENGRAFT_PLUGINS` and `ENGRAFT_EXAMPLES` (folders; the latter only where the tools for
-//! other languages can be installed), `ENGRAFT_SMOLLM2_GGUF` and `ENGRAFT_GEMMA3_GGUF` (files),
+//! other languages can be installed), `ENGRAFT_MPIRUN` (the program that starts ranks; only where
+//! engraft is built with MPI), `ENGRAFT_SMOLLM2_GGUF` and `ENGRAFT_GEMMA3_GGUF` (files),
 //! `ENGRAFT_SMOLLM2_HF_BF16`, `_F16`, `_F32`, `ENGRAFT_GOLDEN_GGUFS` and `ENGRAFT_GOLDEN_TORCH`
 //! (directories). Under a bare `cargo test`, tests that need one that is missing say to run this.
 
 use crate::cache::Cache;
 use crate::command::{self, cargo};
-use crate::host::{self, SELECTION};
-use crate::{examples, fixtures, paths, plugins};
+use crate::{examples, fixtures, host, mpi, paths, plugins};
 use anyhow::Result;
 
 /// All tests of the repository, with what they need: engraft, plugins, real models.
@@ -35,6 +35,9 @@ pub fn run(args: &Args) -> Result<()> {
         Ok(dir) => variables.push(("ENGRAFT_EXAMPLES".to_owned(), dir)),
         Err(why) => println!("the plugins in C and Python are not tested here: {why:#}"),
     }
+    if mpi::is_here() {
+        variables.push(("ENGRAFT_MPIRUN".to_owned(), "mpirun".into()));
+    }
     let test = |arguments: &[&[&str]]| {
         let mut command = cargo();
         command.args(arguments.concat());
@@ -42,20 +45,21 @@ pub fn run(args: &Args) -> Result<()> {
         command::quietly(command.envs(variables.iter().map(|(name, path)| (name, path))))
     };
 
+    let selection = host::selection();
     let nextest = command::succeeds(cargo().args(["nextest", "--version"]));
     if !args.args.is_empty() {
         let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test"] };
         let chosen: Vec<&str> = args.args.iter().map(String::as_str).collect();
         let packages = chosen.iter().any(|a| a.starts_with("-p") || a.starts_with("--package"));
-        let selection = if packages { &[] } else { SELECTION.as_slice() };
+        let selection = if packages { &[] } else { selection.as_slice() };
         return test(&[runner, &["--release"], selection, &chosen]);
     }
     test(&[&["test", "--quiet", "--release", "--package", "xtask"]])?;
-    test(&[&["test", "--quiet", "--release", "--doc"], &SELECTION])?;
+    test(&[&["test", "--quiet", "--release", "--doc"], &selection])?;
     // The largest part last: its summary is the last thing to read.
     if nextest {
-        test(&[&["nextest", "run", "--release"], &SELECTION])
+        test(&[&["nextest", "run", "--release"], &selection])
     } else {
-        test(&[&["test", "--release", "--tests"], &SELECTION])
+        test(&[&["test", "--release", "--tests"], &selection])
     }
 }

@@ -86,6 +86,13 @@ impl Default for Mapping {
     }
 }
 
+/// Schemes whose weights may still be floating-point numbers in a checkpoint: whoever builds
+/// quantises them.
+pub(crate) const WEIGHT_ONLY: [&str; 2] = ["W8A16", "W4A16"];
+
+/// The scheme of four bits whose codes and scales are read.
+pub(crate) const CODES: &str = "W4A16_AWQ";
+
 /// How a model is quantised.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantization {
@@ -198,6 +205,13 @@ impl Config {
         Value::Object(map)
     }
 
+    /// The bytes of its file.
+    pub fn to_text(&self) -> Vec<u8> {
+        let mut text = format!("{:#}", self.to_json()).into_bytes();
+        text.push(b'\n');
+        text
+    }
+
     /// Whether the head is the embedding: `tie_word_embeddings` among the own fields, or
     /// `share_embedding_table`, as older versions say it.
     pub fn is_tied(&self) -> bool {
@@ -205,34 +219,92 @@ impl Config {
             || self.own.get("tie_word_embeddings") == Some(&Value::Bool(true))
     }
 
-    /// Turns down what this version cannot work with: quantised and split checkpoints.
+    /// Whether the config says that the head is a matrix of its own.
+    pub(crate) fn is_untied(&self) -> bool {
+        !self.is_tied() && self.own.get("tie_word_embeddings") == Some(&Value::Bool(false))
+    }
+
+    /// Turns down what this version cannot work with: quantised checkpoints but those of
+    /// [`CODES`], context parallelism, mappings that make no sense.
+    ///
+    /// # Errors
+    /// What that is, and the key that says so.
     pub fn check_supported(&self) -> Result<(), ConfigError> {
         let scheme = |name: &Option<String>| name.clone().filter(|n| n != "NO_QUANT");
-        if let Some(algorithm) = scheme(&self.quantization.quant_algo) {
+        let algorithm = scheme(&self.quantization.quant_algo).filter(|name| name != CODES);
+        if let Some(algorithm) = algorithm {
             return Err(ConfigError::Quantised { key: "quantization.quant_algo", algorithm });
         }
         if let Some(algorithm) = scheme(&self.quantization.kv_cache_quant_algo) {
             let key = "quantization.kv_cache_quant_algo";
             return Err(ConfigError::Quantised { key, algorithm });
         }
-        if self.mapping.world_size != 1 {
-            return Err(ConfigError::Split { world_size: self.mapping.world_size });
+        if self.embedding_sharding_dim > 1 {
+            let (key, found) = ("embedding_sharding_dim".to_owned(), self.embedding_sharding_dim);
+            return Err(ConfigError::Type { key, expected: "0 or 1", found: found.to_string() });
         }
-        Ok(())
+        self.mapping.ir().map(|_| ())
     }
 }
 
 impl Mapping {
+    /// The same for the host.
+    ///
+    /// # Errors
+    /// [`ConfigError::Split`]: a size of 0, more ranks than are believed, experts' sizes that do
+    /// not multiply out, context parallelism.
+    pub fn ir(&self) -> Result<engraft_ir::Mapping, ConfigError> {
+        let split = |reason: String| ConfigError::Split { reason };
+        if self.cp_size != 1 {
+            let cp_size = self.cp_size;
+            return Err(split(format!("cp_size is {cp_size}; only 1 is supported")));
+        }
+        let size = |name: &str, size: u64| {
+            u32::try_from(size).map_err(|_| split(format!("{name} {size} is too large")))
+        };
+        let mapping = engraft_ir::Mapping {
+            tp_size: size("tp_size", self.tp_size)?,
+            pp_size: size("pp_size", self.pp_size)?,
+            moe_tp_size: size("moe_tp_size", self.moe_tp_size)?,
+            moe_ep_size: size("moe_ep_size", self.moe_ep_size)?,
+        };
+        mapping.check().map_err(split)?;
+        Ok(mapping)
+    }
+
+    /// As little as says it: TensorRT-LLM's versions differ in which further keys they refuse.
     pub(crate) fn to_json(&self) -> Value {
-        json!({
-            "world_size": self.world_size,
-            "tp_size": self.tp_size,
-            "pp_size": self.pp_size,
-            "cp_size": self.cp_size,
-            "gpus_per_node": self.gpus_per_node,
-            "moe_tp_size": self.moe_tp_size,
-            "moe_ep_size": self.moe_ep_size,
-        })
+        let mut map = Map::new();
+        let mut put = |name: &str, size: u64, usual: Option<u64>| {
+            if usual != Some(size) {
+                map.insert(name.to_owned(), json!(size));
+            }
+        };
+        put("world_size", self.world_size, None);
+        put("tp_size", self.tp_size, None);
+        put("pp_size", self.pp_size, None);
+        put("cp_size", self.cp_size, Some(1));
+        put("gpus_per_node", self.gpus_per_node, Some(8));
+        // One follows from the other.
+        if self.moe_ep_size != 1 || self.moe_tp_size != self.tp_size {
+            put("moe_tp_size", self.moe_tp_size, None);
+            put("moe_ep_size", self.moe_ep_size, None);
+        }
+        Value::Object(map)
+    }
+}
+
+impl From<engraft_ir::Mapping> for Mapping {
+    fn from(mapping: engraft_ir::Mapping) -> Mapping {
+        let engraft_ir::Mapping { tp_size, pp_size, moe_tp_size, moe_ep_size } = mapping;
+        Mapping {
+            world_size: mapping.world_size().into(),
+            tp_size: tp_size.into(),
+            pp_size: pp_size.into(),
+            moe_tp_size: moe_tp_size.into(),
+            moe_ep_size: moe_ep_size.into(),
+            ..Mapping::default()
+        }
     }
 }
 

@@ -55,11 +55,23 @@ pub enum ConfigError {
         /// The scheme.
         algorithm: String,
     },
-    /// A checkpoint of several ranks.
-    #[error("the checkpoint is split over {world_size} ranks; this version reads those of one")]
+    /// A mapping that is not supported, or makes no sense.
+    #[error("the config's `mapping` cannot be: {reason}")]
     Split {
-        /// How many.
-        world_size: u64,
+        /// Why not.
+        reason: String,
+    },
+    /// An old name of a field that says something else than the new one.
+    #[error("the config's `{old}` says {says}, but its `{new}` says {found}")]
+    OldName {
+        /// The dotted path of the old name.
+        old: String,
+        /// What it comes to.
+        says: String,
+        /// The dotted path of the new name.
+        new: &'static str,
+        /// What that is.
+        found: String,
     },
 }
 
@@ -73,6 +85,7 @@ impl Diagnostic for ConfigError {
             ConfigError::WorldSize { .. } => 405,
             ConfigError::Quantised { .. } => 406,
             ConfigError::Split { .. } => 407,
+            ConfigError::OldName { .. } => 408,
         })
     }
 
@@ -86,9 +99,9 @@ impl Diagnostic for ConfigError {
             | ConfigError::Type { key, .. }
             | ConfigError::Word { key, .. }
             | ConfigError::UnknownKey { key } => Some(key.clone()),
-            ConfigError::WorldSize { .. } | ConfigError::Split { .. } => {
-                Some("mapping.world_size".to_owned())
-            }
+            ConfigError::WorldSize { .. } => Some("mapping.world_size".to_owned()),
+            ConfigError::Split { .. } => Some("mapping".to_owned()),
+            ConfigError::OldName { old, .. } => Some(old.clone()),
             ConfigError::Quantised { key, .. } => Some((*key).to_owned()),
         }
     }
@@ -106,7 +119,12 @@ impl Diagnostic for ConfigError {
             }
             ConfigError::Quantised { .. } => "convert the model without quantisation".to_owned(),
             ConfigError::Split { .. } => {
-                "convert the model with --tp_size 1 --pp_size 1".to_owned()
+                "convert the model again with a `--tp_size` and `--pp_size` that fit it, and \
+                 without context parallelism"
+                    .to_owned()
+            }
+            ConfigError::OldName { old, .. } => {
+                format!("remove `{old}`, or correct whichever of the two is wrong")
             }
         })
     }
@@ -164,6 +182,47 @@ pub enum CheckpointError {
         /// In what.
         how: String,
     },
+    /// Weight files of ranks that are not there: all of them.
+    #[error("{} of the checkpoint's {world_size} weight files are missing", .missing.0.len())]
+    MissingRanks {
+        /// The directory.
+        path: PathBuf,
+        /// How many there should be.
+        world_size: u32,
+        /// Their names.
+        missing: Listing,
+    },
+    /// A file of a stage with more blocks than the stage has.
+    #[error("`{name}` is beyond the {share} blocks of its stage, which are counted from 0")]
+    StageBlocks {
+        /// The weight file.
+        path: PathBuf,
+        /// One of its tensors.
+        name: String,
+        /// How many blocks the stage has.
+        share: u64,
+        /// The number of the first of them in the whole model.
+        first: u64,
+    },
+    /// A checkpoint whose weights are to be quantised by whoever builds it.
+    #[error("the checkpoint asks for {algorithm}, but its weights are floating-point numbers yet")]
+    FloatWeights {
+        /// The directory.
+        path: PathBuf,
+        /// The scheme.
+        algorithm: String,
+    },
+    /// A checkpoint of which every layer may have a scheme of its own.
+    #[error(
+        "the checkpoint is quantised with MIXED_PRECISION ({schemes}), which this version does \
+         not read"
+    )]
+    Mixed {
+        /// The file that says which layer has which.
+        path: PathBuf,
+        /// How many layers have which scheme.
+        schemes: String,
+    },
     /// Tensors whose bytes are not those that were written.
     #[error("{} of the checkpoint's tensors have changed since they were written", .tensors.0.len())]
     Changed {
@@ -194,6 +253,10 @@ impl Diagnostic for CheckpointError {
             CheckpointError::TiedDiffers { .. } => 412,
             CheckpointError::Changed { .. } => 413,
             CheckpointError::NoDigests { .. } => 414,
+            CheckpointError::MissingRanks { .. } => 415,
+            CheckpointError::StageBlocks { .. } => 416,
+            CheckpointError::FloatWeights { .. } => 417,
+            CheckpointError::Mixed { .. } => 418,
             CheckpointError::Config(e) | CheckpointError::ConfigFile { error: e, .. } => {
                 return e.code();
             }
@@ -207,6 +270,10 @@ impl Diagnostic for CheckpointError {
         match self {
             CheckpointError::Malformed { .. }
             | CheckpointError::Tensors { .. }
+            | CheckpointError::MissingRanks { .. }
+            | CheckpointError::StageBlocks { .. }
+            | CheckpointError::FloatWeights { .. }
+            | CheckpointError::Mixed { .. }
             | CheckpointError::TiedDiffers { .. } => Fault::Input,
             CheckpointError::Changed { .. } | CheckpointError::NoDigests { .. } => Fault::Check,
             CheckpointError::Config(e) | CheckpointError::ConfigFile { error: e, .. } => e.fault(),
@@ -220,7 +287,13 @@ impl Diagnostic for CheckpointError {
         match self {
             CheckpointError::Malformed { path, .. }
             | CheckpointError::TiedDiffers { path, .. }
+            | CheckpointError::StageBlocks { path, .. }
+            | CheckpointError::FloatWeights { path, .. }
+            | CheckpointError::Mixed { path, .. }
             | CheckpointError::NoDigests { path } => Some(path.display().to_string()),
+            CheckpointError::MissingRanks { path, missing, .. } => {
+                Some(format!("{}\n{missing}", path.display()))
+            }
             CheckpointError::Tensors { path, missing, extra, shapes } => {
                 let mut text = path.display().to_string();
                 for (title, list) in [
@@ -262,6 +335,23 @@ impl Diagnostic for CheckpointError {
                  own"
                 .to_owned()
             }
+            CheckpointError::MissingRanks { .. } => {
+                "copy the files of all ranks into the directory; config.json's `mapping` says how \
+                 many there are"
+                    .to_owned()
+            }
+            CheckpointError::StageBlocks { share, first, .. } => format!(
+                "check that config.json is this file's: in it, blocks {first}..{} of the model are \
+                 called 0..{share}",
+                first + share
+            ),
+            CheckpointError::FloatWeights { .. } => {
+                "such weights are quantised when an engine is built, which this version does not \
+                 do yet; set `quantization.quant_algo` to null in config.json to build them as they \
+                 are"
+                    .to_owned()
+            }
+            CheckpointError::Mixed { .. } => "convert the model without quantisation".to_owned(),
             CheckpointError::Changed { .. } => {
                 "copy the checkpoint again, or convert the model again".to_owned()
             }

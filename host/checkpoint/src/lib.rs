@@ -1,9 +1,9 @@
 //! The checkpoint on disk, in TensorRT-LLM's unified form: `config.json` beside
-//! `rank0.safetensors`, both directions.
+//! `rank0.safetensors`, `rank1.safetensors` and so on, both directions.
 //!
 //! What is promised: every base field is written, whether or not it has its default; what a
 //! config says beyond the base fields is kept word for word and in order; `lm_head.weight` is
-//! always in the file, also where it is tied; the same model gives the same bytes. Beside the two
+//! always in the file, also where it is tied; the same model gives the same bytes. Beside these
 //! files lies `engraft.json` (where the checkpoint comes from, a digest of each tensor), which
 //! no other reader needs.
 
@@ -11,20 +11,30 @@ mod base;
 mod config;
 mod engraft_json;
 mod error;
+mod extras;
+mod join;
+mod mixed;
+mod old;
 mod parse;
+mod rank_file;
 mod read;
+mod verify;
 mod write;
 
 pub use base::{BASE, Fallback, Field, Kind};
 pub use config::{Config, Mapping, PositionEmbedding, Quantization};
 pub use error::{CheckpointError, ConfigError};
+pub use join::Joined;
+pub use rank_file::{RankTensors, weights_file};
 pub use read::Reader;
+pub use verify::Verified;
 pub use write::write;
 
 /// The name of the config.
 pub const CONFIG_FILE: &str = "config.json";
 /// The name of the weights of rank 0.
 pub const WEIGHTS_FILE: &str = "rank0.safetensors";
+
 /// The name of the record of provenance and digests.
 pub const RECORD_FILE: &str = "engraft.json";
 /// The tokenizer's files and their like, which travel with a model where it has them.

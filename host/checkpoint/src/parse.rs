@@ -3,13 +3,14 @@
 use crate::ConfigError;
 use crate::base::{BASE, Fallback};
 use crate::config::{Config, Mapping, PositionEmbedding, Quantization};
+use crate::old;
 use engraft_ir::DType;
 use serde_json::{Map, Value};
 
 /// The largest count or width that a config may state; all real ones are far below.
 const LARGEST: u64 = 1 << 40;
 
-/// Keys of `mapping` that newer versions write and that mean nothing on one rank.
+/// Keys of `mapping` that newer versions write and that say nothing of who has which weights.
 const NEWER_MAPPING: [&str; 6] = [
     "moe_cluster_size",
     "attn_tp_size",
@@ -30,7 +31,7 @@ pub(crate) fn config(value: &Value) -> Result<Config, ConfigError> {
     let base = Section { map, prefix: "" };
     let own: Map<String, Value> = map
         .iter()
-        .filter(|(name, _)| BASE.iter().all(|field| field.name != *name))
+        .filter(|(name, _)| BASE.iter().all(|field| field.name != *name) && !is_old(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
 
@@ -80,9 +81,17 @@ fn rotary_width(base: &Section<'_>, head_size: u64) -> Result<u64, ConfigError> 
     Ok((head_size as f64 * share) as u64)
 }
 
+/// Whether it is an old name of a field of `mapping` or `quantization`, which say it from now on.
+fn is_old(name: &str) -> bool {
+    old::SIZES.iter().any(|(old, _)| *old == name) || old::FLAGS.contains(&name)
+}
+
 fn mapping(base: &Section<'_>) -> Result<Mapping, ConfigError> {
-    let Some(section) = base.section("mapping")? else {
-        return Ok(Mapping::default());
+    let none = Map::new();
+    let given = base.section("mapping")?;
+    let section = match &given {
+        Some(section) => Section { map: section.map, prefix: section.prefix },
+        None => Section { map: &none, prefix: "mapping." },
     };
     let own = [
         "world_size",
@@ -94,8 +103,25 @@ fn mapping(base: &Section<'_>) -> Result<Mapping, ConfigError> {
         "moe_ep_size",
     ];
     section.only(|name| own.contains(&name) || NEWER_MAPPING.contains(&name))?;
-    let or = |name: &str, fallback: u64| section.integer(name, fallback);
-    let tp_size = or("tp_size", 1)?;
+    // A size may stand under an old name beside the base fields, and must then be the same.
+    let or = |name: &'static str, key: &'static str, fallback: u64| {
+        let older = old::size(base, name)?;
+        let size = section.integer(name, older.as_ref().map_or(fallback, |(_, size)| *size))?;
+        match older {
+            Some((old, says)) if says != size => Err(ConfigError::OldName {
+                old,
+                says: says.to_string(),
+                new: key,
+                found: size.to_string(),
+            }),
+            _ => Ok(size),
+        }
+    };
+    let tp_size = or("tp_size", "mapping.tp_size", 1)?;
+    let pp_size = or("pp_size", "mapping.pp_size", 1)?;
+    let cp_size = section.integer("cp_size", 1)?;
+    // What it must be, where nothing says it.
+    let product = tp_size.checked_mul(pp_size).and_then(|n| n.checked_mul(cp_size));
     // -1 is how a mapping says "whatever follows from the rest".
     let auto = |name: &str, fallback: u64| match section.present(name).and_then(Value::as_i64) {
         Some(-1) => Ok(fallback),
@@ -103,16 +129,15 @@ fn mapping(base: &Section<'_>) -> Result<Mapping, ConfigError> {
     };
     let moe_ep_size = auto("moe_ep_size", 1)?;
     let mapping = Mapping {
-        world_size: or("world_size", 1)?,
+        world_size: or("world_size", "mapping.world_size", product.unwrap_or(0))?,
         tp_size,
-        pp_size: or("pp_size", 1)?,
-        cp_size: or("cp_size", 1)?,
-        gpus_per_node: or("gpus_per_node", 8)?,
+        pp_size,
+        cp_size,
+        gpus_per_node: section.integer("gpus_per_node", 8)?,
         moe_tp_size: auto("moe_tp_size", tp_size / moe_ep_size.max(1))?,
         moe_ep_size,
     };
-    let product = mapping.tp_size.checked_mul(mapping.pp_size);
-    if product.and_then(|n| n.checked_mul(mapping.cp_size)) != Some(mapping.world_size) {
+    if product != Some(mapping.world_size) {
         return Err(ConfigError::WorldSize {
             world_size: mapping.world_size,
             tp_size: mapping.tp_size,
@@ -124,11 +149,9 @@ fn mapping(base: &Section<'_>) -> Result<Mapping, ConfigError> {
 }
 
 fn quantization(base: &Section<'_>) -> Result<Quantization, ConfigError> {
-    let Some(section) = base.section("quantization")? else {
-        return Ok(Quantization::default());
-    };
-    section.only(|name| {
-        [
+    let mut quantization = Quantization::default();
+    if let Some(section) = base.section("quantization")? {
+        let own = [
             "quant_algo",
             "kv_cache_quant_algo",
             "group_size",
@@ -138,35 +161,38 @@ fn quantization(base: &Section<'_>) -> Result<Quantization, ConfigError> {
             "has_zero_point",
             "pre_quant_scale",
             "exclude_modules",
-        ]
-        .contains(&name)
-    })?;
-    Ok(Quantization {
-        quant_algo: section.text_or_null("quant_algo")?,
-        kv_cache_quant_algo: section.text_or_null("kv_cache_quant_algo")?,
-        group_size: section.integer("group_size", 128)?,
-        smoothquant_val: section.number_or("smoothquant_val", 0.5)?,
-        clamp_val: section.bounds("clamp_val")?,
-        use_meta_recipe: section.flag("use_meta_recipe")?,
-        has_zero_point: section.flag("has_zero_point")?,
-        pre_quant_scale: section.flag("pre_quant_scale")?,
-        exclude_modules: section.texts("exclude_modules")?,
-    })
+        ];
+        section.only(|name| own.contains(&name) || old::FLAGS.contains(&name))?;
+        quantization = Quantization {
+            quant_algo: section.text_or_null("quant_algo")?,
+            kv_cache_quant_algo: section.text_or_null("kv_cache_quant_algo")?,
+            group_size: section.integer("group_size", 128)?,
+            smoothquant_val: section.number_or("smoothquant_val", 0.5)?,
+            clamp_val: section.bounds("clamp_val")?,
+            use_meta_recipe: section.flag("use_meta_recipe")?,
+            has_zero_point: section.flag("has_zero_point")?,
+            pre_quant_scale: section.flag("pre_quant_scale")?,
+            exclude_modules: section.texts("exclude_modules")?,
+        };
+        old::quantization(&section, &mut quantization)?;
+    }
+    old::quantization(base, &mut quantization)?;
+    Ok(quantization)
 }
 
 /// One object of the config.
-struct Section<'a> {
+pub(crate) struct Section<'a> {
     map: &'a Map<String, Value>,
     prefix: &'static str,
 }
 
 impl<'a> Section<'a> {
-    fn key(&self, name: &str) -> String {
+    pub(crate) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
     /// A field that is there and not null.
-    fn present(&self, name: &str) -> Option<&'a Value> {
+    pub(crate) fn present(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
@@ -174,7 +200,7 @@ impl<'a> Section<'a> {
         ConfigError::Type { key: self.key(name), expected, found: describe(found) }
     }
 
-    fn unknown_word(&self, name: &str, found: &str, accepted: String) -> ConfigError {
+    pub(crate) fn unknown_word(&self, name: &str, found: &str, accepted: String) -> ConfigError {
         ConfigError::Word { key: self.key(name), found: found.to_owned(), accepted }
     }
 
@@ -205,7 +231,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn flag(&self, name: &str) -> Result<bool, ConfigError> {
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, ConfigError> {
         match self.present(name) {
             None => Ok(matches!(self.fallback(name), Some(Fallback::Flag(true)))),
             Some(Value::Bool(flag)) => Ok(*flag),
@@ -224,7 +250,7 @@ impl<'a> Section<'a> {
     }
 
     /// An optional size: at least one where it is there.
-    fn size(&self, name: &str) -> Result<Option<u64>, ConfigError> {
+    pub(crate) fn size(&self, name: &str) -> Result<Option<u64>, ConfigError> {
         match self.present(name) {
             None => Ok(None),
             Some(value) => match value.as_u64() {
@@ -254,7 +280,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    fn text_or_null(&self, name: &str) -> Result<Option<String>, ConfigError> {
+    pub(crate) fn text_or_null(&self, name: &str) -> Result<Option<String>, ConfigError> {
         match self.present(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),

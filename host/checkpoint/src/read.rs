@@ -1,59 +1,60 @@
 //! A checkpoint as it lies on disk, whoever wrote it.
 
+use crate::config::WEIGHT_ONLY;
 use crate::engraft_json::Record;
+use crate::join::{Joined, supply};
+use crate::rank_file::{RankFile, RankTensors, place_rank, weights_file};
 use crate::{
-    CONFIG_FILE, CheckpointError, Config, EMBEDDING, HEAD, RECORD_FILE, TEXT_FILES, WEIGHTS_FILE,
+    CONFIG_FILE, CheckpointError, Config, ConfigError, EMBEDDING, HEAD, RECORD_FILE, TEXT_FILES,
+    mixed,
 };
+use engraft_files::FileError;
 use engraft_files::read::{TEXT_LIMIT, whole};
-use engraft_files::{FileError, TensorEntry, header, interrupt};
-use engraft_ir::{Axis, Meaning};
-use engraft_weights::{Listing, Provider, Supply, WeightError, finite};
+use engraft_ir::{Mapping, Rank};
+use engraft_weights::{Listing, Provider, Share, Supply, WeightError, finite};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How many bytes are read at a time.
-const PIECE: usize = 8 << 20;
+const PIECE: usize = 2 << 20;
 
-/// Tables that a checkpoint may hold and that whoever runs it computes by itself, by the last
-/// part of their names; those with `_short_factors` or `_long_factors` in them are such too.
-const COMPUTED: [&str; 6] = [
-    "alibi_slopes",
-    "embed_positions",
-    "embed_positions_for_gpt_attention",
-    "rotary_inv_freq",
-    "short_inv_freq",
-    "long_inv_freq",
-];
+/// What is open of a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) directory: PathBuf,
+    pub(crate) config: Config,
+    /// Each rank's, in order.
+    pub(crate) ranks: Vec<RankFile>,
+    /// What is odd and harms nobody.
+    pub(crate) warnings: Vec<String>,
+    pub(crate) piece: usize,
+}
 
-/// An open checkpoint of one rank. As a [`Provider`] it hands out what is in the file, bit for
-/// bit and in the file's types, and in the order of places.
+/// An open checkpoint. One of a single rank is a [`Provider`] by itself: it hands out what is in
+/// the file, bit for bit and in the file's types, and in the order of places. Those of more
+/// are put together by [`Reader::join`].
 pub struct Reader {
-    directory: PathBuf,
-    path: PathBuf,
-    file: File,
-    config: Config,
-    tensors: BTreeMap<String, TensorEntry>,
+    files: Arc<Files>,
     names: Vec<String>,
     supplies: BTreeMap<String, Supply>,
     text_files: BTreeMap<String, Vec<u8>>,
     record: Option<Record>,
-    piece: usize,
 }
 
 impl Reader {
-    /// Opens the checkpoint in `directory`. Reads the small files and the header of the weight
-    /// file, and, where the head is tied and in the file all the same, compares the two.
+    /// Opens the checkpoint in `directory`. Reads the small files and the headers of the weight
+    /// files, and, where the head is tied and in a file of a single rank all the same, compares
+    /// the two.
     ///
     /// # Errors
-    /// What is missing or malformed; a quantised or split checkpoint; a tied head that is not the
-    /// embedding.
+    /// What is missing or malformed; a checkpoint that this version cannot read; a tied head that
+    /// is not the embedding.
     pub fn open(directory: &Path) -> Result<Reader, CheckpointError> {
-        let config = read_config(&directory.join(CONFIG_FILE))?;
-        let path = directory.join(WEIGHTS_FILE);
-        let (file, header) = header::read(&path)?;
+        let config = open_config(directory)?;
+        let mapping = config.mapping.ir().map_err(in_config(directory))?;
         let mut text_files = BTreeMap::new();
         for name in TEXT_FILES {
             if let Some(bytes) = whole_if_there(&directory.join(name))? {
@@ -64,50 +65,33 @@ impl Reader {
         let record = whole_if_there(&record_path)?
             .map(|bytes| Record::parse(&bytes, &record_path))
             .transpose()?;
-
-        let mut names: Vec<String> = header.tensors.keys().cloned().collect();
-        names.sort_by_key(|name| (place_rank(name), header.tensors.get(name).map(|t| t.start)));
-        let mut supplies: BTreeMap<String, Supply> = header
-            .tensors
-            .iter()
-            .map(|(name, entry)| {
-                let axes = entry.shape.iter().map(|&n| Axis::new(n, Meaning::Plain)).collect();
-                (name.clone(), Supply { dtype: entry.dtype, axes, tied: None })
-            })
-            .collect();
-        if config.is_tied()
-            && let Some(embedding) = supplies.get(EMBEDDING).cloned()
-        {
-            if !supplies.contains_key(HEAD) {
-                names.push(HEAD.to_owned());
-            }
-            let tied = Supply { tied: Some(EMBEDDING.to_owned()), ..embedding };
-            supplies.insert(HEAD.to_owned(), tied);
+        let ranks = open_ranks(directory, mapping, config.num_hidden_layers)?;
+        let mut warnings = Vec::new();
+        let next = weights_file(mapping.world_size());
+        if directory.join(&next).exists() {
+            warnings.push(format!(
+                "{next} is there, but `mapping` is of {} ranks: it is left alone",
+                mapping.world_size()
+            ));
         }
-        let reader = Reader {
-            directory: directory.to_owned(),
-            path,
-            file,
-            config,
-            tensors: header.tensors,
-            names,
-            supplies,
-            text_files,
-            record,
-            piece: PIECE,
-        };
-        reader.check_tied()?;
+        let directory = directory.to_owned();
+        let files = Files { directory, config, ranks, warnings, piece: PIECE };
+        let (names, supplies) = union(&files);
+        let reader = Reader { files: Arc::new(files), names, supplies, text_files, record };
+        if !mapping.is_split() && reader.files.config.is_tied() {
+            reader.files.compare_tied(0)?;
+        }
         Ok(reader)
     }
 
     /// Its config.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.files.config
     }
 
     /// The directory that it was opened with.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        &self.files.directory
     }
 
     /// The tokenizer's files and their like, as far as there are such.
@@ -120,137 +104,43 @@ impl Reader {
         self.record.as_ref().map(|record| &record.provenance)
     }
 
-    /// The BLAKE3 digests (hex) that were noted when it was written, by tensor; none of a
-    /// checkpoint that another tool wrote.
-    pub fn digests(&self) -> BTreeMap<String, String> {
-        let noted = self.record.iter().flat_map(|record| &record.digests);
-        noted
-            .map(|(name, hex)| (name.clone(), hex.as_str().unwrap_or_default().to_owned()))
-            .collect()
+    /// What is odd and harms nobody, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.files.warnings
     }
 
-    /// Holds the tensors of the file against those that a model needs.
+    /// Every weight file, in the order of ranks.
+    pub fn weight_files(&self) -> impl Iterator<Item = &Path> {
+        self.files.ranks.iter().map(|file| file.path.as_path())
+    }
+
+    /// What is in the file of one rank, under the names that it has there and bit for bit, NaN
+    /// and infinity included.
+    pub fn rank(&self, rank: usize) -> Option<RankTensors<'_>> {
+        Some(RankTensors::new(self.files.ranks.get(rank)?, &self.files))
+    }
+
+    /// The record that lies beside it, if we wrote it.
+    pub(crate) fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Puts the parameters together: `shares` are what each rank keeps of them, a list a rank,
+    /// and `wholes` their names with their shapes. What it gives hands them out whole.
     ///
     /// # Errors
-    /// All that are missing, superfluous, of another shape or no floats, in one error.
-    pub fn expect(&self, expected: &[(String, Vec<u64>)]) -> Result<(), CheckpointError> {
-        let mut missing = Listing::default();
-        let mut shapes = Listing::default();
-        for (name, shape) in expected {
-            match self.supplies.get(name) {
-                None => missing.0.push(format!("`{name}` {shape:?}")),
-                Some(found) if found.shape() != *shape => {
-                    shapes.0.push(format!("`{name}` {:?}, not {shape:?}", found.shape()));
-                }
-                Some(found) if !found.dtype.is_float() => {
-                    shapes.0.push(format!("`{name}` holds {} elements", found.dtype));
-                }
-                Some(_) => {}
-            }
-        }
-        let needed: BTreeSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-        let extra = self
-            .names
-            .iter()
-            .filter(|name| !needed.contains(name.as_str()) && !is_computed(name))
-            .filter_map(|name| Some(format!("`{name}` {:?}", self.supplies.get(name)?.shape())))
-            .collect();
-        let extra = Listing(extra);
-        if missing.0.is_empty() && extra.0.is_empty() && shapes.0.is_empty() {
-            return Ok(());
-        }
-        Err(CheckpointError::Tensors { path: self.path.clone(), missing, extra, shapes })
-    }
-
-    /// Computes the digest of every tensor again; how many there were.
-    ///
-    /// # Errors
-    /// All tensors that changed, were added or are gone since the checkpoint was written, in one
-    /// error; a checkpoint without digests.
-    pub fn verify(&self) -> Result<usize, CheckpointError> {
-        if self.record.is_none() {
-            return Err(CheckpointError::NoDigests { path: self.directory.clone() });
-        }
-        let noted = self.digests();
-        let mut changed = Vec::new();
-        for (name, entry) in &self.tensors {
-            let mut hasher = blake3::Hasher::new();
-            self.pieces(entry, |_, bytes| {
-                hasher.update(bytes);
-                Ok::<(), FileError>(())
-            })?;
-            match noted.get(name) {
-                Some(hex) if *hex == hasher.finalize().to_hex().as_str() => {}
-                Some(_) => changed.push(format!("`{name}`")),
-                None => changed.push(format!("`{name}` was added")),
-            }
-        }
-        let gone = noted.keys().filter(|name| !self.tensors.contains_key(*name));
-        changed.extend(gone.map(|name| format!("`{name}` is gone")));
-        if changed.is_empty() {
-            return Ok(self.tensors.len());
-        }
-        Err(CheckpointError::Changed { path: self.path.clone(), tensors: Listing(changed) })
-    }
-
-    /// Hands the bytes of a tensor to `take`, with the number of the first byte of each piece.
-    fn pieces<E: From<FileError>>(
+    /// All tensors that are missing, superfluous, of another shape or no floats, in one error,
+    /// each with its file; a tied head that is not the embedding.
+    pub fn join(
         &self,
-        entry: &TensorEntry,
-        mut take: impl FnMut(u64, &[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let length = entry.end - entry.start;
-        let mut piece = vec![0; self.piece.min(usize::try_from(length).unwrap_or(usize::MAX))];
-        let mut at = 0;
-        while at < length {
-            interrupt::check()?;
-            let count = (piece.len() as u64).min(length - at) as usize;
-            self.read(entry.start + at, &mut piece[..count])?;
-            take(at, &piece[..count])?;
-            at += count as u64;
-        }
-        Ok(())
-    }
-
-    fn read(&self, at: u64, out: &mut [u8]) -> Result<(), FileError> {
-        self.file.read_exact_at(out, at).map_err(FileError::io("read", &self.path))
-    }
-
-    /// A tied head in the file has the embedding's bytes.
-    fn check_tied(&self) -> Result<(), CheckpointError> {
-        let tied = self.supplies.get(HEAD).is_some_and(|head| head.tied.is_some());
-        let (Some(head), Some(embedding)) = (self.tensors.get(HEAD), self.tensors.get(EMBEDDING))
-        else {
-            return Ok(());
-        };
-        if !tied {
-            return Ok(());
-        }
-        let differs = |how: String| CheckpointError::TiedDiffers {
-            path: self.path.clone(),
-            head: HEAD,
-            embedding: EMBEDDING,
-            how,
-        };
-        if (head.dtype, &head.shape) != (embedding.dtype, &embedding.shape) {
-            return Err(differs(format!(
-                "it is {} {:?}, not {} {:?}",
-                head.dtype, head.shape, embedding.dtype, embedding.shape
-            )));
-        }
-        let mut other = Vec::new();
-        self.pieces(head, |at, bytes| {
-            other.resize(bytes.len(), 0);
-            self.read(embedding.start + at, &mut other)?;
-            match bytes.iter().zip(&other).position(|(a, b)| a != b) {
-                None => Ok(()),
-                Some(i) => {
-                    let element = (at + i as u64) / head.dtype.size() as u64;
-                    let row = element / head.shape.last().copied().unwrap_or(1).max(1);
-                    Err(differs(format!("row {row} is another")))
-                }
-            }
-        })
+        shares: &[Vec<Share>],
+        wholes: &[(String, Vec<u64>)],
+    ) -> Result<Joined, CheckpointError> {
+        Joined::new(self.files.clone(), shares, wholes, self.files.piece)
     }
 }
 
@@ -268,18 +158,148 @@ impl Provider for Reader {
         name: &str,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
     ) -> Result<(), WeightError> {
+        let [file] = self.files.ranks.as_slice() else {
+            let what = "a checkpoint of several ranks must be joined first".to_owned();
+            return Err(FileError::Misuse { path: self.files.directory.clone(), what }.into());
+        };
         let supply = self.supplies.get(name);
         let stored = supply.and_then(|supply| supply.tied.as_deref()).unwrap_or(name);
-        let entry = self
-            .tensors
-            .get(stored)
-            .ok_or_else(|| WeightError::Unknown { parameter: name.to_owned() })?;
-        self.pieces(entry, |at, bytes| {
-            let first = at / entry.dtype.size() as u64;
-            finite(stored, &entry.shape, entry.dtype, first, bytes, &self.path)?;
-            Ok(sink(bytes)?)
+        file.stream(
+            stored,
+            self.files.piece,
+            &|entry, first, bytes| {
+                finite(stored, &entry.shape, entry.dtype, first, bytes, &file.path)
+            },
+            sink,
+        )
+    }
+}
+
+/// All tensors by their names in the whole model, of each what the first rank that has it says;
+/// and their order, by place and then as the files have them.
+fn union(files: &Files) -> (Vec<String>, BTreeMap<String, Supply>) {
+    let mut order = Vec::new();
+    let mut supplies = BTreeMap::new();
+    for (rank, file) in files.ranks.iter().enumerate() {
+        for (name, entry) in &file.tensors {
+            let name = file.global(name);
+            if let Entry::Vacant(vacant) = supplies.entry(name.clone()) {
+                vacant.insert(supply(entry.dtype, &entry.shape));
+                order.push(((place_rank(&name), rank, entry.start), name));
+            }
+        }
+    }
+    order.sort();
+    let mut names: Vec<String> = order.into_iter().map(|(_, name)| name).collect();
+    if files.config.is_tied()
+        && let Some(embedding) = supplies.get(EMBEDDING).cloned()
+    {
+        if !supplies.contains_key(HEAD) {
+            names.push(HEAD.to_owned());
+        }
+        let tied = Supply { tied: Some(EMBEDDING.to_owned()), ..embedding };
+        supplies.insert(HEAD.to_owned(), tied);
+    }
+    (names, supplies)
+}
+
+/// Opens the files of all ranks.
+fn open_ranks(
+    directory: &Path,
+    mapping: Mapping,
+    blocks: u64,
+) -> Result<Vec<RankFile>, CheckpointError> {
+    let name = |rank: Rank| weights_file(rank.number);
+    let missing: Vec<String> =
+        mapping.ranks().map(name).filter(|name| !directory.join(name).exists()).collect();
+    if !missing.is_empty() {
+        return Err(CheckpointError::MissingRanks {
+            path: directory.to_owned(),
+            world_size: mapping.world_size(),
+            missing: Listing(missing),
+        });
+    }
+    mapping.ranks().map(|rank| RankFile::open(directory, rank, blocks)).collect()
+}
+
+impl Files {
+    /// What stands before a tensor's name in a list: its file, where there is more than one.
+    pub(crate) fn at(&self, rank: usize) -> String {
+        match self.ranks.len() {
+            1 => String::new(),
+            _ => format!("rank{rank}.safetensors: "),
+        }
+    }
+
+    /// The weight file, or the directory where there are more.
+    pub(crate) fn place(&self) -> PathBuf {
+        match self.ranks.as_slice() {
+            [file] => file.path.clone(),
+            _ => self.directory.clone(),
+        }
+    }
+
+    /// A head that is in a rank's file, and is its embedding, has the embedding's bytes.
+    pub(crate) fn compare_tied(&self, rank: usize) -> Result<(), CheckpointError> {
+        let file = &self.ranks[rank];
+        let (Some(head), Some(embedding)) = (file.tensors.get(HEAD), file.tensors.get(EMBEDDING))
+        else {
+            return Ok(());
+        };
+        let differs = |how: String| CheckpointError::TiedDiffers {
+            path: file.path.clone(),
+            head: HEAD,
+            embedding: EMBEDDING,
+            how,
+        };
+        if (head.dtype, &head.shape) != (embedding.dtype, &embedding.shape) {
+            return Err(differs(format!(
+                "it is {} {:?}, not {} {:?}",
+                head.dtype, head.shape, embedding.dtype, embedding.shape
+            )));
+        }
+        let mut other = Vec::new();
+        file.pieces(head, self.piece, |at, bytes| {
+            other.resize(bytes.len(), 0);
+            file.read(embedding.start + at, &mut other)?;
+            match bytes.iter().zip(&other).position(|(a, b)| a != b) {
+                None => Ok(()),
+                Some(i) => {
+                    let element = (at + i as u64) / head.dtype.size() as u64;
+                    let row = element / head.shape.last().copied().unwrap_or(1).max(1);
+                    Err(differs(format!("row {row} is another")))
+                }
+            }
         })
     }
+}
+
+/// Reads a checkpoint's config and turns it down where this version cannot read the checkpoint.
+fn open_config(directory: &Path) -> Result<Config, CheckpointError> {
+    let config = read_config(&directory.join(CONFIG_FILE))?;
+    let algorithm = config.quantization.quant_algo.as_deref().unwrap_or_default();
+    if algorithm == mixed::ALGORITHM {
+        let path = directory.join(mixed::FILE);
+        return Err(mixed::refusal(&whole(&path, TEXT_LIMIT)?, path));
+    }
+    let supported = config.check_supported();
+    if supported.is_err() && WEIGHT_ONLY.contains(&algorithm) {
+        let mapping = config.mapping.ir().map_err(in_config(directory))?;
+        let ranks = open_ranks(directory, mapping, config.num_hidden_layers)?;
+        let float = |file: &RankFile| file.tensors.values().all(|tensor| tensor.dtype.is_float());
+        if ranks.iter().all(float) {
+            let algorithm = algorithm.to_owned();
+            return Err(CheckpointError::FloatWeights { path: directory.to_owned(), algorithm });
+        }
+    }
+    supported.map_err(in_config(directory))?;
+    Ok(config)
+}
+
+/// Names the file of what is wrong with a config.
+fn in_config(directory: &Path) -> impl Fn(ConfigError) -> CheckpointError {
+    let path = directory.join(CONFIG_FILE);
+    move |error| CheckpointError::ConfigFile { path: path.clone(), error }
 }
 
 fn read_config(path: &Path) -> Result<Config, CheckpointError> {
@@ -288,9 +308,7 @@ fn read_config(path: &Path) -> Result<Config, CheckpointError> {
         CheckpointError::Malformed { path: path.to_owned(), reason: error.to_string() }
     })?;
     let in_file = |error| CheckpointError::ConfigFile { path: path.to_owned(), error };
-    let config = Config::from_json(&value).map_err(in_file)?;
-    config.check_supported().map_err(in_file)?;
-    Ok(config)
+    Config::from_json(&value).map_err(in_file)
 }
 
 fn whole_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
@@ -301,25 +319,6 @@ fn whole_if_there(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Where the place of a tensor comes: embedding, blocks, head.
-fn place_rank(name: &str) -> (u8, u64) {
-    let block = name
-        .strip_prefix("transformer.layers.")
-        .and_then(|rest| rest.split('.').next())
-        .and_then(|number| number.parse().ok());
-    match block {
-        Some(number) => (1, number),
-        None if name.starts_with("lm_head.") || name.starts_with("transformer.ln_f.") => (2, 0),
-        None => (0, 0),
-    }
-}
-
-fn is_computed(name: &str) -> bool {
-    let last = name.rsplit('.').next().unwrap_or(name);
-    let scaled = ["_short_factors", "_long_factors"].iter().any(|part| last.contains(part));
-    scaled || COMPUTED.contains(&last)
 }
 
 #[cfg(test)]

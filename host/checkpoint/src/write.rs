@@ -1,69 +1,67 @@
-//! A checkpoint's files, written into a directory that is there and empty.
+//! A checkpoint's files, written into a directory that is there.
 
 use crate::engraft_json::Record;
-use crate::{CONFIG_FILE, CheckpointError, Config, RECORD_FILE, WEIGHTS_FILE};
+use crate::rank_file::weights_file;
+use crate::{CONFIG_FILE, CheckpointError, Config, RECORD_FILE};
 use engraft_files::{FileError, SafetensorsWriter};
-use engraft_weights::{Provider, WeightError};
+use engraft_weights::{Effort, Provider, Share, execute, jobs, layout};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Writes `config.json`, `rank0.safetensors`, `engraft.json` and `text_files` into `directory`,
-/// which should be one that only appears under its final name once all is written.
+/// Writes `config.json`, `rank0.safetensors` and those of the further ranks, `engraft.json` and
+/// `text_files` into `directory`, which should be one that only appears under its final name once
+/// all is written. Returns the bytes of the rank files.
 ///
-/// All parameters go into the file, a tied one as a copy, since a reader need not know of ties.
-/// `progress` hears how many bytes of weights are written, and of how many.
+/// `ranks` has the shares of each rank, in the order of its file; all of them are written, a tied
+/// one as a copy, since a reader need not know of ties. Each parameter is read once.
 ///
 /// # Errors
 /// Whatever the provider finds wrong, a full disk, an interrupt; and a config that says that the
-/// checkpoint is quantised or split, which none is that is written here.
+/// checkpoint is quantised, which none is that is written here. A config of another number of
+/// ranks is [`FileError::Misuse`].
 pub fn write(
     directory: &Path,
     config: &Config,
     provider: &dyn Provider,
+    ranks: &[Vec<Share>],
     text_files: &BTreeMap<String, Vec<u8>>,
     provenance: &Value,
-    progress: &dyn Fn(u64, u64),
-) -> Result<(), CheckpointError> {
-    config.check_supported()?;
-    let mut tensors = Vec::new();
-    let mut total = 0u64;
-    for name in provider.names() {
-        let supply =
-            provider.get(name).ok_or_else(|| WeightError::Unknown { parameter: name.clone() })?;
-        total = total.saturating_add(supply.bytes());
-        tensors.push((name.clone(), supply.dtype, supply.shape()));
+    effort: &Effort<'_>,
+) -> Result<u64, CheckpointError> {
+    let config_path = directory.join(CONFIG_FILE);
+    if config.mapping.world_size != ranks.len() as u64 {
+        let (said, found) = (config.mapping.world_size, ranks.len());
+        let what = format!("the config says {said} ranks, and there are {found}");
+        return Err(FileError::Misuse { path: config_path, what }.into());
     }
+    let config_text = config.to_text();
+    let shares: Vec<&[Share]> = ranks.iter().map(Vec::as_slice).collect();
+    let jobs = jobs(provider, &shares)?;
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let path = directory.join(WEIGHTS_FILE);
-    let mut writer = SafetensorsWriter::create(&path, metadata, tensors, 1)?;
-    let mut done = 0;
-    progress(done, total);
-    for name in provider.names() {
-        writer.begin(name)?;
-        provider.stream(name, &mut |bytes| {
-            writer.write(bytes)?;
-            done += bytes.len() as u64;
-            progress(done, total);
-            Ok(())
-        })?;
+    let mut files = Vec::new();
+    for (rank, shares) in ranks.iter().enumerate() {
+        let path = directory.join(weights_file(rank as u32));
+        let tensors = layout(provider, shares)?;
+        files.push(SafetensorsWriter::create(&path, metadata.clone(), tensors, 1)?);
     }
-    let known = writer.digests()?;
-    let digests: Map<String, Value> = provider
-        .names()
-        .iter()
-        .filter_map(|name| Some((name.clone(), Value::from(known.get(name)?.as_str()))))
-        .collect();
-    writer.finish()?;
+    execute(provider, &jobs, &files, effort)?;
 
+    let mut digests = Vec::new();
+    let mut bytes = 0;
+    for file in files {
+        digests.push(file.digests()?.clone());
+        bytes += file.bytes();
+        file.finish()?;
+    }
     for (name, bytes) in text_files {
         put(&directory.join(name), bytes)?;
     }
-    put(&directory.join(CONFIG_FILE), &text(&config.to_json()))?;
-    let record = Record::new(provenance.clone(), digests);
+    put(&config_path, &config_text)?;
+    let record = Record::new(provenance.clone(), config.to_json(), text_files, digests);
     put(&directory.join(RECORD_FILE), &text(&record))?;
-    Ok(())
+    Ok(bytes)
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<(), FileError> {

@@ -1,6 +1,8 @@
 //! What the commands' flags share.
 
 use crate::error::Usage;
+use crate::legacy;
+use crate::mapping::MappingArgs;
 use anyhow::Result;
 use engraft_convert::{Options, Pipeline};
 use engraft_diagnostic::escape;
@@ -10,12 +12,16 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The command line with `-` inside the names of long flags made `_`, so that both spellings
-/// are one: `--model-dir X` and `--model_dir=X`. What stands behind a lone `--` stays.
+/// are one: `--model-dir X` and `--model_dir=X`. `-sq`, the one long flag of TensorRT-LLM's
+/// scripts that begins with a single dash, gets its second. What stands behind a lone `--` stays.
 pub fn normalized(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut literal = false;
     args.map(|arg| {
         literal |= arg == "--";
         match arg.to_str() {
+            Some(text) if !literal && (text == "-sq" || text.starts_with("-sq=")) => {
+                format!("-{text}").into()
+            }
             Some(text) if !literal && text.starts_with("--") => {
                 let (name, value) = match text.split_once('=') {
                     Some((name, value)) => (name, Some(value)),
@@ -63,60 +69,120 @@ pub struct ModelArgs {
     pub plugin: PluginArgs,
     /// A HuggingFace model's directory, or a GGUF file.
     #[arg(long, value_name = "DIR|FILE.gguf")]
-    pub model_dir: PathBuf,
+    model_dir: Option<PathBuf>,
+    /// The same as --model_dir.
+    #[arg(long, value_name = "DIR", hide = true, conflicts_with = "model_dir")]
+    meta_ckpt_dir: Option<PathBuf>,
     /// Element type of the weights: auto (the model's own), float32, float16, bfloat16.
     #[arg(long, default_value = "auto")]
     dtype: String,
+    /// A LoRA adapter's directory, as PEFT writes it, to merge into the weights.
+    #[arg(long, value_name = "DIR")]
+    lora_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub ranks: MappingArgs,
 }
 
 impl ModelArgs {
+    /// The model, if one was given.
+    pub fn given(&self) -> Option<&Path> {
+        self.model_dir.as_deref().or(self.meta_ckpt_dir.as_deref())
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    /// None was given.
+    pub fn model(&self) -> Result<&Path, Usage> {
+        self.given().ok_or_else(|| {
+            Usage::new("there is no --model_dir")
+                .help("give a HuggingFace model's directory, or a GGUF file")
+        })
+    }
+
+    /// The type asked for; `None` is the source's own.
+    pub fn dtype(&self) -> Result<Option<DType>, Usage> {
+        dtype(&self.dtype)
+    }
+
     /// Opens the pipeline and warns of config keys that nobody reads.
     pub fn open(&self) -> Result<Pipeline> {
-        if self.model_dir.join(engraft_checkpoint::WEIGHTS_FILE).exists() {
-            let at = self.model_dir.display();
+        let model = self.model()?;
+        let mapping = self.ranks.mapping()?;
+        if model.join(engraft_checkpoint::WEIGHTS_FILE).exists() {
+            let at = model.display();
             return Err(Usage::new(format!("{at} is a checkpoint, and not a model"))
                 .help(format!("take `engraft build --checkpoint_dir {at}`"))
                 .into());
         }
-        let (model, plugin) = (self.model_dir.clone(), self.plugin.plugin.clone());
-        let pipeline = Pipeline::open(&Options { model, plugin, dtype: dtype(&self.dtype)? })?;
+        let pipeline = Pipeline::open(&Options {
+            model: model.to_owned(),
+            plugin: self.plugin.plugin.clone(),
+            dtype: self.dtype()?,
+            mapping,
+            parallel_embedding: self.ranks.parallel_embedding(),
+            lora: self.lora_dir.clone(),
+        })?;
         for key in pipeline.unread() {
-            crate::error::to_stderr(&format!(
-                "warning: config key `{}` is read by nobody",
-                escape(key)
-            ));
+            legacy::say(&format!("warning: config key `{}` is read by nobody", escape(key)));
         }
         Ok(pipeline)
     }
 }
 
+/// What TensorRT-LLM's scripts may be told to say.
+const LEVELS: [&str; 7] =
+    ["internal_error", "error", "warning", "info", "verbose", "debug", "trace"];
+
 /// Flags of whatever writes an output directory.
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct OutputArgs {
-    /// Where to write. It appears whole or not at all.
+    /// Where to write: by default tllm_checkpoint or engine_outputs, as TensorRT-LLM has it. It
+    /// appears whole or not at all.
     #[arg(long, value_name = "DIR")]
-    pub output_dir: PathBuf,
+    output_dir: Option<PathBuf>,
     /// Replace what is there.
     #[arg(long)]
-    pub force: bool,
+    force: bool,
+    /// `error` silences notes and warnings.
+    #[arg(long, value_name = "LEVEL", hide = true, value_parser = LEVELS)]
+    log_level: Option<String>,
 }
 
+/// Where a checkpoint goes that is not told where.
+pub const CHECKPOINT_DIR: &str = "tllm_checkpoint";
+/// Where an engine goes that is not told where.
+pub const ENGINE_DIR: &str = "engine_outputs";
+
 impl OutputArgs {
+    /// Silences notes and warnings where --log_level asks for it.
+    pub fn listen(&self) {
+        if self.log_level.as_deref().is_some_and(|level| level.ends_with("error")) {
+            legacy::quiet();
+        }
+    }
+
+    /// The directory, and that one where none was given.
+    pub fn directory<'a>(&'a self, otherwise: &'a str) -> &'a Path {
+        self.output_dir.as_deref().unwrap_or(Path::new(otherwise))
+    }
+
     /// Begins the output, which may not be what it is made of, nor hold that.
-    pub fn begin(&self, input: &Path) -> Result<OutputDir> {
+    pub fn begin(&self, input: &Path, otherwise: &str) -> Result<OutputDir> {
+        let output_dir = self.directory(otherwise);
         let real = |path: &Path| path.canonicalize().ok();
-        if let (Some(output), Some(input)) = (real(&self.output_dir), real(input))
+        if let (Some(output), Some(input)) = (real(output_dir), real(input))
             && input.starts_with(&output)
         {
             return Err(Usage::new(format!(
                 "--output_dir {} would replace its own input",
-                self.output_dir.display()
+                output_dir.display()
             ))
             .help("choose another directory")
             .into());
         }
-        Ok(OutputDir::create(&self.output_dir, self.force)?)
+        Ok(OutputDir::create(output_dir, self.force)?)
     }
 }
 
@@ -126,8 +192,9 @@ mod tests {
 
     #[test]
     fn dashes_and_underscores_are_alike_in_flags_only() {
-        let given = ["engraft", "--model-dir", "a-b", "--input-text=x-y", "-h", "--", "--c-d"];
-        let wanted = ["engraft", "--model_dir", "a-b", "--input_text=x-y", "-h", "--", "--c-d"];
+        let given = ["engraft", "--model-dir", "a-b", "--in-text=x-y", "-sq", "0.5", "--", "--c-d"];
+        let wanted =
+            ["engraft", "--model_dir", "a-b", "--in_text=x-y", "--sq", "0.5", "--", "--c-d"];
         let got = normalized(given.iter().map(OsString::from));
         assert_eq!(got, wanted.map(OsString::from));
     }

@@ -2,7 +2,6 @@
 
 use engraft_diagnostic::{Code, Diagnostic, Fault};
 use std::io::Write;
-use std::process::ExitCode;
 
 /// The command line asks for what does not exist or does not fit together.
 #[derive(Debug, thiserror::Error)]
@@ -67,30 +66,27 @@ fn diagnostic(e: &anyhow::Error) -> Option<&dyn Diagnostic> {
     })
 }
 
-/// Prints an error and gives the process's exit code.
-pub fn report(e: &anyhow::Error) -> ExitCode {
+/// What to print of an error, and the process's exit code.
+pub fn explained(e: &anyhow::Error) -> (String, u8) {
     // A reader that went away (`engraft inspect … | head`) is no error of ours.
     let gone = |c: &(dyn std::error::Error + 'static)| {
         c.downcast_ref::<std::io::Error>()
             .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
     };
     if e.chain().any(gone) {
-        return ExitCode::SUCCESS;
+        return (String::new(), 0);
     }
     match diagnostic(e) {
-        Some(d) => {
-            to_stderr(&render(d));
-            ExitCode::from(d.fault().exit_code())
-        }
-        None => {
-            to_stderr(&format!("error: {e:#}"));
-            ExitCode::from(Fault::Bug.exit_code())
-        }
+        Some(d) => (render(d), d.fault().exit_code()),
+        None => (format!("error: {e:#}"), Fault::Bug.exit_code()),
     }
 }
 
 /// One text for a person. Where nobody can be told any more, the exit code still says it.
 pub fn to_stderr(text: &str) {
+    if crate::output::is_silent() {
+        return;
+    }
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 

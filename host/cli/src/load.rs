@@ -1,9 +1,10 @@
 //! Loading an engine, with the flags that every command shares that loads one.
 
 use crate::error::Usage;
+use crate::ranks::World;
 use anyhow::Result;
 use engraft_engine::Engine;
-use engraft_runtime::{Isa, LoadOptions, Model};
+use engraft_runtime::{Isa, LoadOptions, Model, RuntimeError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +15,11 @@ pub struct LoadArgs {
     /// An engine's directory.
     #[arg(long, value_name = "DIR")]
     pub engine_dir: PathBuf,
-    /// Threads; by default one a core.
+    /// Run all ranks of an engine in this process, as threads, and not one a process under mpirun.
+    #[arg(long)]
+    ranks_in_process: bool,
+    /// Threads of this process; by default one a core, or a share of them where there are more
+    /// processes.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Requests that run at a time.
@@ -41,8 +46,8 @@ pub struct LoadArgs {
 }
 
 impl LoadArgs {
-    /// Maps the engine and plans its run.
-    pub fn load(&self) -> Result<(Arc<Engine>, Model)> {
+    /// Maps the engine, or what this process has of it, and plans its run.
+    pub fn load(&self, world: &World) -> Result<(Arc<Engine>, Model)> {
         let isa = match &self.isa {
             None => None,
             Some(name) => Some(name.parse::<Isa>().map_err(|_| {
@@ -50,7 +55,6 @@ impl LoadArgs {
                     .help("take plain, avx2 or avx512")
             })?),
         };
-        let engine = Arc::new(Engine::open(&self.engine_dir)?);
         let options = LoadOptions {
             threads: self.threads,
             max_batch_size: self.max_batch_size,
@@ -62,7 +66,43 @@ impl LoadArgs {
             isa,
             ..LoadOptions::default()
         };
-        let model = Model::load(engine.clone(), &options)?;
-        Ok((engine, model))
+        match world.line() {
+            Some(_) if self.ranks_in_process => Err(Usage::new(format!(
+                "--ranks_in_process is for one process, and {} were started",
+                world.size()
+            ))
+            .help("leave it out, or run it without mpirun")
+            .into()),
+            Some(line) => {
+                let engine = Arc::new(self.open_rank(line.rank(), line.size())?);
+                Ok((engine.clone(), Model::load_rank(engine, line, &options)?))
+            }
+            None if self.ranks_in_process => {
+                let engines = Engine::open_all(&self.engine_dir)?.into_iter().map(Arc::new);
+                let engines: Vec<Arc<Engine>> = engines.collect();
+                let first = engines[0].clone();
+                let model = match engines.len() {
+                    1 => Model::load(first.clone(), &options)?,
+                    _ => Model::load_in_process(engines, &options)?,
+                };
+                Ok((first, model))
+            }
+            None => {
+                let engine = Arc::new(Engine::open(&self.engine_dir)?);
+                Ok((engine.clone(), Model::load(engine, &options)?))
+            }
+        }
+    }
+
+    /// The engine of one rank. It is missing where the model has fewer, which is worth saying.
+    fn open_rank(&self, rank: u32, running: u32) -> Result<Engine> {
+        let missing = match Engine::open_rank(&self.engine_dir, rank) {
+            Ok(engine) => return Ok(engine),
+            Err(missing) => missing,
+        };
+        match Engine::open(&self.engine_dir).map(|first| first.rank().mapping.world_size()) {
+            Ok(engine) if engine <= rank => Err(RuntimeError::RankCount { engine, running }.into()),
+            _ => Err(missing.into()),
+        }
     }
 }

@@ -7,11 +7,15 @@
 mod args;
 mod commands;
 mod error;
+mod legacy;
 mod load;
+mod mapping;
 mod output;
 mod progress;
+mod ranks;
 
 use clap::{Parser, Subcommand};
+use ranks::World;
 use std::process::ExitCode;
 
 /// Compiles a language model's checkpoint into an engine that runs anywhere.
@@ -35,12 +39,35 @@ enum Command {
     Evaluate(commands::evaluate::Evaluate),
     Inspect(commands::inspect::Inspect),
     Verify(commands::verify::Verify),
+    Diff(commands::diff::Diff),
     #[command(subcommand)]
     Plugin(commands::plugin::Plugin),
 }
 
+impl Command {
+    /// As it is typed.
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Compile(_) => "compile",
+            Command::Convert(_) => "convert",
+            Command::Build(_) => "build",
+            Command::Run(_) => "run",
+            Command::Evaluate(_) => "evaluate",
+            Command::Inspect(_) => "inspect",
+            Command::Verify(_) => "verify",
+            Command::Diff(_) => "diff",
+            Command::Plugin(_) => "plugin",
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(args::normalized(std::env::args_os()));
+    ranks::be_quiet();
+    let cli = match Cli::try_parse_from(args::normalized(std::env::args_os())) {
+        Ok(cli) => cli,
+        Err(e) if output::is_silent() => return ExitCode::from(e.exit_code() as u8),
+        Err(e) => e.exit(),
+    };
     // The first interrupt lets work stop at the next piece and clean up after itself; the
     // second does not wait.
     let handler = ctrlc::set_handler(|| {
@@ -52,18 +79,28 @@ fn main() -> ExitCode {
     if let Err(e) = handler {
         error::to_stderr(&format!("warning: Ctrl-C will not clean up: {e}"));
     }
+    let name = cli.command.name();
+    let several = matches!(cli.command, Command::Run(_) | Command::Evaluate(_));
+    let world = match World::join(name, several) {
+        Ok(world) => world,
+        Err(e) => return ExitCode::from(World::alone().fail(&e)),
+    };
     let done = error::catching_panics(|| match cli.command {
         Command::Compile(command) => command.run(),
         Command::Convert(command) => command.run(),
         Command::Build(command) => command.run(),
-        Command::Run(command) => command.run(),
-        Command::Evaluate(command) => command.run(),
+        Command::Run(command) => command.run(&world),
+        Command::Evaluate(command) => command.run(&world),
         Command::Inspect(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Plugin(command) => command.run(),
     });
     match done {
-        Ok(code) => code,
-        Err(e) => error::report(&e),
+        Ok(code) => {
+            world.finish();
+            code
+        }
+        Err(e) => ExitCode::from(world.fail(&e)),
     }
 }

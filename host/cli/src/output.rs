@@ -4,9 +4,26 @@ use anyhow::Result;
 use engraft_files::FileError;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether another process speaks for this one.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// From here on, nothing is written to standard output or standard error.
+pub fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
+/// Whether another process speaks for this one.
+pub fn is_silent() -> bool {
+    SILENT.load(Ordering::Relaxed)
+}
 
 /// Writes to standard output; a closed pipe is an error that ends the command quietly.
 pub fn text(text: &str) -> Result<()> {
+    if is_silent() {
+        return Ok(());
+    }
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => {
@@ -19,6 +36,14 @@ pub fn text(text: &str) -> Result<()> {
 /// One JSON value, on lines of its own.
 pub fn json(value: &serde_json::Value) -> Result<()> {
     text(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Sentences on standard error, a line each, that a person should read and nothing fails for.
+pub fn notes<'a>(sentences: impl IntoIterator<Item = &'a str>) {
+    for sentence in sentences {
+        // Nothing is left to say where nobody listens.
+        let _ = writeln!(std::io::stderr(), "note: {sentence}");
+    }
 }
 
 /// `270.3 MB`: decimal, as disks are sold and as `ls --si` shows.

@@ -2,21 +2,22 @@
 
 use crate::build_config::BuildOptions;
 use crate::error::{CompileError, Mismatch};
+use crate::partition::Part;
 use crate::passes;
 use crate::select::Target;
 use engraft_checkpoint::Config;
 use engraft_engine::{BuildConfig, Contents, EngineConfig};
 use engraft_ir::{Graph, verify};
-use engraft_weights::Provider;
+use engraft_weights::{Effort, Provider, Share, execute, jobs};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What an engine is made of.
 pub struct Input<'a> {
-    /// As the plugin wrote it.
-    pub graph: Graph,
-    /// Has a weight for each that the graph declares, and no other.
+    /// Of each rank, in order: its graph before any pass, and what it keeps of the weights.
+    pub parts: Vec<Part>,
+    /// Has all of the model's weights, of which every one is in some rank's share.
     pub provider: &'a dyn Provider,
     /// The checkpoint's.
     pub config: &'a Config,
@@ -28,88 +29,116 @@ pub struct Input<'a> {
     pub text_files: &'a BTreeMap<String, Vec<u8>>,
     /// Exists, and will hold the engine: that of an [`engraft_files::OutputDir`].
     pub directory: &'a Path,
-    /// Called with bytes of weights written and bytes in all.
-    pub progress: &'a dyn Fn(u64, u64),
+    /// How hard to work, and whom to tell how far it is.
+    pub effort: Effort<'a>,
 }
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Built {
-    /// Bytes of the engine file.
+    /// Bytes of the engine files.
     pub bytes: u64,
-    /// Weights in it; tied ones count once.
+    /// Weights in them; tied ones count once a rank.
     pub weights: usize,
     /// What it was built for, defaults filled in.
     pub build_config: BuildConfig,
 }
 
-/// Builds an engine: passes, checks, then one stream of weights.
+/// Builds an engine: passes, checks, then one stream of weights into the files of all ranks.
 ///
 /// # Errors
 /// [`CompileError`]. All but those of the disk and of the weights' numbers come before a byte
 /// is written.
 pub fn build(input: Input<'_>) -> Result<Built, CompileError> {
-    verify(&input.graph)?;
+    for part in &input.parts {
+        verify(&part.graph)?;
+    }
     // What the model says of itself, and what its tables of learned positions hold.
-    let positions = [input.config.max_position_embeddings, input.graph.positions()];
+    let tables = input.parts.iter().filter_map(|part| part.graph.positions()).max();
+    let positions = [input.config.max_position_embeddings, tables];
     let positions = positions.into_iter().flatten().min();
     let build_config =
         input.build.resolve(positions.map(|n| u32::try_from(n).unwrap_or(u32::MAX)))?;
     let target = Target::from_name(&build_config.target)?;
-    let graph = passes::run(input.graph)?;
-    target.check(&graph)?;
-    check_supplies(&graph, input.provider)?;
+    let mut graphs = Vec::with_capacity(input.parts.len());
+    let mut shares = Vec::with_capacity(input.parts.len());
+    for part in input.parts {
+        let graph = passes::run(part.graph)?;
+        target.check(&graph)?;
+        graphs.push(graph);
+        shares.push(part.shares);
+    }
+    check_supplies(&graphs, &shares, input.provider)?;
 
     let config = EngineConfig {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pretrained_config: input.config.to_json(),
         build_config: build_config.clone(),
     };
+    let graphs: Vec<&Graph> = graphs.iter().collect();
     let contents = Contents {
-        graph: &graph,
+        graphs: &graphs,
         config: &config,
         provenance: input.provenance,
         text_files: input.text_files,
     };
-    let own = graph.weights.values().filter(|weight| weight.tied.is_none());
-    let total = own.fold(0u64, |sum, weight| sum.saturating_add(weight.bytes()));
-    let mut done = 0u64;
-    let written = engraft_engine::write(input.directory, &contents, |weight, sink| {
-        input.provider.stream(&weight.name, &mut |bytes| {
-            sink(bytes)?;
-            done = done.saturating_add(bytes.len() as u64);
-            (input.progress)(done, total);
-            Ok(())
-        })?;
+    let shares: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
+    let jobs = jobs(input.provider, &shares)?;
+    let written = engraft_engine::write(input.directory, &contents, |files| {
+        execute(input.provider, &jobs, files, &input.effort)?;
         Ok::<(), CompileError>(())
     })?;
     Ok(Built { bytes: written.bytes, weights: written.weights, build_config })
 }
 
-/// Every weight of the graph is supplied as it declares it, and nothing is supplied that no
-/// place declares.
-fn check_supplies(graph: &Graph, provider: &dyn Provider) -> Result<(), CompileError> {
-    let mut missing = Vec::new();
+/// Every weight of each rank's graph is supplied as it declares it, and nothing is supplied that
+/// no rank has a share of.
+fn check_supplies(
+    graphs: &[Graph],
+    shares: &[Vec<Share>],
+    provider: &dyn Provider,
+) -> Result<(), CompileError> {
+    let mut missing = BTreeSet::new();
     let mut different = Vec::new();
-    for weight in graph.weights.values() {
-        let declared = format!("{} {:?}", weight.dtype, weight.shape());
-        match provider.get(&weight.name) {
-            // A tied weight needs no bytes of its own.
-            None if weight.tied.is_some() => {}
-            None => missing.push(format!("{} {declared}", weight.name)),
-            Some(supply) if supply.dtype != weight.dtype || supply.shape() != weight.shape() => {
-                let found = format!("{} {:?}", supply.dtype, supply.shape());
-                different.push(Mismatch { name: weight.name.clone(), declared, found });
+    let mut used: BTreeSet<&str> = BTreeSet::new();
+    for (graph, shares) in graphs.iter().zip(shares) {
+        used.extend(shares.iter().map(|share| share.source.as_str()));
+        let shares: BTreeMap<&str, &Share> =
+            shares.iter().map(|share| (share.name.as_str(), share)).collect();
+        for weight in graph.weights.values() {
+            let declared = format!("{} {:?}", weight.dtype, weight.shape());
+            let differs =
+                |found| Mismatch { name: weight.name.clone(), declared: declared.clone(), found };
+            let share = shares.get(weight.name.as_str());
+            let source = share.map_or(weight.name.as_str(), |share| share.source.as_str());
+            match (provider.get(source), share) {
+                // A tied weight needs no bytes of its own.
+                (None, _) if weight.tied.is_some() => {}
+                (None, _) => {
+                    missing.insert(format!("{source} {declared}"));
+                }
+                (Some(supply), Some(share)) => {
+                    let shape = share.cut.shape();
+                    if supply.dtype != weight.dtype || shape != weight.shape() {
+                        different.push(differs(format!("{} {shape:?}", supply.dtype)));
+                    }
+                }
+                (Some(_), None) if weight.tied.is_some() => {}
+                (Some(_), None) => different.push(differs("in no share".to_owned())),
             }
-            Some(_) => {}
         }
     }
-    let known: BTreeSet<&str> = graph.weights.values().map(|w| w.name.as_str()).collect();
+    // What is tied is used where that is which it is tied to.
+    let is_used = |name: &str| {
+        let tied = provider.get(name).and_then(|supply| supply.tied.as_deref());
+        used.contains(name) || tied.is_some_and(|to| used.contains(to))
+    };
     let unused: Vec<String> =
-        provider.names().iter().filter(|name| !known.contains(name.as_str())).cloned().collect();
+        provider.names().iter().filter(|name| !is_used(name)).cloned().collect();
     if missing.is_empty() && different.is_empty() && unused.is_empty() {
         return Ok(());
     }
+    let missing = missing.into_iter().collect();
     Err(CompileError::Supplies { missing, different, unused })
 }
 

@@ -1,5 +1,6 @@
 //! Why no engine came of it.
 
+use crate::partition::PartitionError;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_engine::EngineError;
 use engraft_ir::{DType, TypeError, VerifierErrors};
@@ -33,6 +34,9 @@ pub enum CompileError {
     /// Nobody says how long a request may be.
     #[error("the model's config does not say how many positions it has")]
     NoLength,
+    /// The model cannot be split over ranks as asked.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
     /// The graph that was handed in breaks a rule.
     #[error(transparent)]
     Graph(#[from] VerifierErrors),
@@ -144,6 +148,7 @@ impl Diagnostic for CompileError {
             CompileError::Broken { .. } => 705,
             CompileError::NoKernel { .. } => 706,
             CompileError::Supplies { .. } => 707,
+            CompileError::Partition(_) => 708,
             CompileError::Graph(e) => return e.code(),
             CompileError::Engine(e) => return e.code(),
             CompileError::Weight(e) => return e.code(),
@@ -152,9 +157,10 @@ impl Diagnostic for CompileError {
 
     fn fault(&self) -> Fault {
         match self {
-            CompileError::Target { .. } | CompileError::Limit { .. } | CompileError::NoLength => {
-                Fault::Usage
-            }
+            CompileError::Target { .. }
+            | CompileError::Limit { .. }
+            | CompileError::NoLength
+            | CompileError::Partition(_) => Fault::Usage,
             CompileError::Pass { .. } | CompileError::Broken { .. } => Fault::Bug,
             CompileError::NoKernel { .. } | CompileError::Supplies { .. } => Fault::Input,
             _ => self.inner().map_or(Fault::Bug, Diagnostic::fault),
@@ -165,6 +171,7 @@ impl Diagnostic for CompileError {
         match self {
             CompileError::Limit { flag, .. } => Some(format!("--{flag}")),
             CompileError::Target { .. } => Some("--target".to_owned()),
+            CompileError::Partition(error) => return error.location(),
             CompileError::NoKernel { name, .. } => Some(escape(name)),
             _ => self.inner()?.location(),
         }
@@ -172,6 +179,7 @@ impl Diagnostic for CompileError {
 
     fn help(&self) -> Option<String> {
         Some(match self {
+            CompileError::Partition(error) => error.help(),
             CompileError::Target { .. } => "give one of these to --target".to_owned(),
             CompileError::Limit { flag, .. } => {
                 format!("give --{flag} another value, or leave it out")

@@ -12,6 +12,7 @@
 mod build;
 mod build_config;
 mod error;
+pub mod partition;
 pub mod passes;
 mod select;
 
@@ -19,4 +20,5 @@ pub use build::{Built, Input, build};
 pub use build_config::BuildOptions;
 pub use engraft_engine::{BuildConfig, KvCacheType};
 pub use error::{CompileError, Mismatch};
+pub use partition::{Part, PartitionError, partition};
 pub use select::Target;

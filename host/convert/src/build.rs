@@ -2,12 +2,13 @@
 
 use crate::model::{Described, describe};
 use crate::pipeline::find_plugin;
-use crate::{ConvertError, display_name, provenance};
-use engraft_checkpoint::{CONFIG_FILE, Config, Reader, WEIGHTS_FILE};
-use engraft_compile::{BuildOptions, Built};
-use engraft_ir::Graph;
+use crate::{ConvertError, display_name, provenance, ranks};
+use engraft_checkpoint::{CONFIG_FILE, Config, Joined, Quantization, Reader};
+use engraft_compile::{BuildOptions, Built, Part};
+use engraft_ir::{DType, Graph, Mapping};
 use engraft_plugin::Plugin;
-use engraft_weights::{Precision, Provider};
+use engraft_quant::{Floats, Scheme, Stored};
+use engraft_weights::{Effort, Precision, Provider};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,12 @@ pub struct Checkpoint {
     reader: Reader,
     plugin: Plugin,
     graph: Graph,
+    /// What each rank has of the graph.
+    parts: Vec<Part>,
+    /// The weights of all ranks, put together.
+    weights: Joined,
+    /// What stands for the weights where they are quantised.
+    stored: Option<Stored>,
     directory: PathBuf,
 }
 
@@ -32,16 +39,51 @@ impl Checkpoint {
         let plugin = find_plugin(plugin, architectures, &path, Plugin::accepts_checkpoint)?;
         let mut session = plugin.session()?;
         let dialect = plugin.identity().dialects.first().cloned().unwrap_or_default();
-        let dtype = |name: &str, precision: Precision| {
-            reader.get(name).map_or(precision.dtype(config.dtype), |supply| supply.dtype)
+        let is_quantised = |name: &str| {
+            let found = reader.get(name).map(|supply| supply.dtype);
+            name.ends_with(".weight") && matches!(found, Some(DType::I8 | DType::U8))
+        };
+        let dtype = |name: &str, precision: Precision| match reader.get(name) {
+            Some(supply) if !is_quantised(name) => supply.dtype,
+            _ => precision.dtype(config.dtype),
         };
         let described =
             describe(&mut session, &display_name(&plugin), config, path, &dialect, &dtype)?;
         let Described { graph, .. } = described;
         let expected: Vec<_> =
             graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
-        reader.expect(&expected)?;
-        Ok(Checkpoint { reader, plugin, graph, directory: directory.to_owned() })
+        let parts = ranks::parts(&graph, reader.config())?;
+        let shares = ranks::stored(&parts);
+        let (weights, stored) = match scheme(reader.config())? {
+            Some(scheme) => {
+                let stored = Stored::new(scheme, &expected, &is_quantised)?;
+                let weights = reader.join(&stored.shares(&shares)?, &stored.tensors)?;
+                Floats::new(&weights, &stored, config.dtype)?;
+                (weights, Some(stored))
+            }
+            None => (reader.join(&shares, &expected)?, None),
+        };
+        let directory = directory.to_owned();
+        Ok(Checkpoint { reader, plugin, graph, parts, weights, stored, directory })
+    }
+
+    /// The whole parameters, as they are stored.
+    pub fn weights(&self) -> &Joined {
+        &self.weights
+    }
+
+    /// Which of its weights are stored in few bits and de-quantised for an engine.
+    pub fn dequantised(&self) -> Option<String> {
+        let stored = self.stored.as_ref().filter(|stored| stored.count() > 0)?;
+        let Quantization { quant_algo, group_size, .. } = &self.config().quantization;
+        let (count, name) = (stored.count(), quant_algo.as_deref().unwrap_or_default());
+        let s = if count == 1 { "" } else { "s" };
+        Some(format!("{count} weight{s} of {name}, groups of {group_size}"))
+    }
+
+    /// What is odd about it and harms nobody, a sentence each.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.weights.warnings().iter().map(String::as_str)
     }
 
     /// The checkpoint's config.
@@ -67,18 +109,57 @@ impl Checkpoint {
         &self,
         build: BuildOptions,
         directory: &Path,
-        progress: &dyn Fn(u64, u64),
+        effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
+        let mut config = self.config().clone();
+        let floats = match &self.stored {
+            Some(stored) => {
+                // What an engine holds is floats.
+                config.quantization = Quantization::default();
+                Some(Floats::new(&self.weights, stored, config.dtype)?)
+            }
+            None => None,
+        };
+        let floats = floats.as_ref().map(|floats| -> &dyn Provider { floats });
         Ok(engraft_compile::build(engraft_compile::Input {
-            graph: self.graph.clone(),
-            provider: &self.reader,
-            config: self.reader.config(),
+            parts: self.parts.clone(),
+            provider: floats.unwrap_or(&self.weights),
+            config: &config,
             build,
             provenance: &self.provenance()?,
             text_files: self.reader.text_files(),
             directory,
-            progress,
+            effort: *effort,
         })?)
+    }
+
+    /// Streams the same weights into a checkpoint for other ranks. Returns its rank files' bytes.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::build`], and ranks that the model cannot be spread over.
+    pub fn reshard(
+        &self,
+        mapping: Mapping,
+        parallel_embedding: Option<u8>,
+        directory: &Path,
+        effort: &Effort<'_>,
+    ) -> Result<u64, ConvertError> {
+        let mut config = self.config().clone();
+        ranks::set(&mut config, mapping, parallel_embedding);
+        let mut shares = ranks::stored(&ranks::parts(&self.graph, &config)?);
+        if let Some(stored) = &self.stored {
+            // Codes and scales stay as they are.
+            shares = stored.shares(&shares)?;
+        }
+        Ok(engraft_checkpoint::write(
+            directory,
+            &config,
+            &self.weights,
+            &shares,
+            self.reader.text_files(),
+            &self.provenance()?,
+            effort,
+        )?)
     }
 
     /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
@@ -86,7 +167,8 @@ impl Checkpoint {
     /// read whole.
     fn provenance(&self) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
-            let files = [CONFIG_FILE, WEIGHTS_FILE].map(|name| self.directory.join(name));
+            let mut files = vec![self.directory.join(CONFIG_FILE)];
+            files.extend(self.reader.weight_files().map(Path::to_path_buf));
             let options = json!({ "dtype": self.config().dtype.config_name() });
             return provenance::of_source(&self.plugin, "checkpoint", &files, options);
         };
@@ -97,5 +179,15 @@ impl Checkpoint {
             map.insert("graph_plugin".into(), provenance::of_plugin(&self.plugin));
         }
         Ok(known)
+    }
+}
+
+/// How the weights of a checkpoint are quantised, if they are.
+fn scheme(config: &Config) -> Result<Option<Scheme>, ConvertError> {
+    let Quantization { quant_algo, group_size, has_zero_point, pre_quant_scale, .. } =
+        &config.quantization;
+    match quant_algo.as_deref() {
+        None | Some("NO_QUANT") => Ok(None),
+        Some(name) => Ok(Some(Scheme::new(name, *group_size, *has_zero_point, *pre_quant_scale)?)),
     }
 }

@@ -12,7 +12,9 @@ mod model;
 mod pipeline;
 mod probe;
 mod provenance;
+mod ranks;
 
+pub use engraft_weights::Effort;
 pub use error::ConvertError;
 pub use pipeline::{Cost, Options, Pipeline};
 

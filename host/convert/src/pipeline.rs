@@ -1,22 +1,22 @@
 //! From a source to a checkpoint or an engine.
 
 use crate::model::{Described, base_fields, describe};
-use crate::{ConvertError, display_name, model, provenance};
+use crate::{ConvertError, display_name, model, provenance, ranks};
 use engraft_checkpoint::{CheckpointError, Config};
-use engraft_compile::{BuildOptions, Built};
+use engraft_compile::{BuildOptions, Built, Part};
 use engraft_files::FileError;
-use engraft_ir::{DType, Graph, PlaceKind};
+use engraft_ir::{DType, Graph, Mapping, PlaceKind};
 use engraft_plugin::{
     Field, FindError, Limits, Plugin, Reading, Refusal, Session, Setting, Shelf, Used, nest,
     readings, resolve, unread,
 };
 use engraft_source::Source;
-use engraft_weights::{Parameter, Plan, Precision};
+use engraft_weights::{Effort, Parameter, Plan, Precision};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// What to convert, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// A HuggingFace directory or a GGUF file.
     pub model: PathBuf,
@@ -24,6 +24,12 @@ pub struct Options {
     pub plugin: Option<String>,
     /// The weights' element type; `None` is the source's own.
     pub dtype: Option<DType>,
+    /// The ranks that it is for.
+    pub mapping: Mapping,
+    /// The axis along which the embedding is spread over the ranks, if it is.
+    pub parallel_embedding: Option<u8>,
+    /// A PEFT LoRA adapter's directory, which is merged into the weights.
+    pub lora: Option<PathBuf>,
 }
 
 /// A model, understood and planned; nothing is written yet.
@@ -32,6 +38,8 @@ pub struct Pipeline {
     plugin: Plugin,
     config: Config,
     graph: Graph,
+    /// What each rank has of the graph.
+    parts: Vec<Part>,
     parameters: Vec<(PlaceKind, Parameter)>,
     left_out: Vec<(String, String)>,
     unread: Vec<String>,
@@ -57,14 +65,17 @@ impl Pipeline {
     /// # Errors
     /// Whatever is wrong with the model, the plugin, or the two together.
     pub fn open(options: &Options) -> Result<Pipeline, ConvertError> {
-        let source = Source::open(&options.model)?;
+        let source = match &options.lora {
+            Some(adapter) => Source::open_with_lora(&options.model, adapter)?,
+            None => Source::open(&options.model)?,
+        };
         let plugin = find_plugin(
             options.plugin.as_deref(),
             &source.architectures(),
             &source.path().display().to_string(),
             Plugin::accepts,
         )?;
-        Pipeline::of(source, plugin, options.dtype)
+        Pipeline::of(source, plugin, options)
     }
 
     /// The same with a plugin that is loaded already.
@@ -78,10 +89,10 @@ impl Pipeline {
     ) -> Result<Pipeline, ConvertError> {
         let source = Source::open(model)?;
         let plugin = own(plugin.clone(), &source.architectures(), Plugin::accepts)?;
-        Pipeline::of(source, plugin, dtype)
+        Pipeline::of(source, plugin, &Options { dtype, ..Options::default() })
     }
 
-    fn of(source: Source, plugin: Plugin, dtype: Option<DType>) -> Result<Pipeline, ConvertError> {
+    fn of(source: Source, plugin: Plugin, options: &Options) -> Result<Pipeline, ConvertError> {
         let name = display_name(&plugin);
         let dialect = source.dialect();
         if !plugin.identity().dialects.iter().any(|d| d == dialect) {
@@ -89,8 +100,9 @@ impl Pipeline {
             return Err(ConvertError::Dialect { plugin: name, dialects, dialect: dialect.into() });
         }
         let mut session = plugin.session()?;
-        let dtype = dtype.unwrap_or_else(|| source.dtype());
-        let (config, unread) = configure(&mut session, &plugin, &source, dtype)?;
+        let dtype = options.dtype.unwrap_or_else(|| source.dtype());
+        let (mut config, unread) = configure(&mut session, &plugin, &source, dtype)?;
+        ranks::set(&mut config, options.mapping, options.parallel_embedding);
         let path = source.config_path().display().to_string();
         let stored = |_: &str, precision: Precision| precision.dtype(dtype);
         let described = describe(&mut session, &name, &config, path, dialect, &stored)?;
@@ -99,11 +111,13 @@ impl Pipeline {
         let (fuel, memory) = (session.fuel_used(), session.memory_peak());
         let cost = Cost { fuel, memory, used: session.used() };
         let unused = Plan::new(&source, &parameters, dtype, &left_out)?.left_out().to_vec();
+        let parts = ranks::parts(&graph, &config)?;
         Ok(Pipeline {
             source,
             plugin,
             config,
             graph,
+            parts,
             parameters,
             left_out,
             unread,
@@ -203,6 +217,11 @@ impl Pipeline {
         &self.graph
     }
 
+    /// What each rank has of it, in the order of ranks.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
     /// Config keys that nobody read and that may matter.
     pub fn unread(&self) -> &[String] {
         &self.unread
@@ -211,6 +230,14 @@ impl Pipeline {
     /// Source tensors that are left out, each with the plugin's reason.
     pub fn unused_tensors(&self) -> &[(String, String)] {
         &self.unused
+    }
+
+    /// Source tensors that are used and hold nothing but zeros.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn zero_tensors(&self) -> Result<Vec<String>, ConvertError> {
+        Ok(self.plan()?.zeros()?)
     }
 
     /// Renames of a manifest that are about no tensor of this model.
@@ -231,19 +258,28 @@ impl Pipeline {
     pub fn write_checkpoint(
         &self,
         directory: &Path,
-        progress: &dyn Fn(u64, u64),
+        effort: &Effort<'_>,
     ) -> Result<u64, ConvertError> {
-        engraft_checkpoint::write(
+        Ok(engraft_checkpoint::write(
             directory,
             &self.config,
             &self.plan()?,
+            &ranks::stored(&self.parts),
             self.source.text_files(),
             &self.provenance()?,
-            progress,
-        )?;
-        let weights = directory.join(engraft_checkpoint::WEIGHTS_FILE);
-        let written = std::fs::metadata(&weights).map_err(FileError::io("read", &weights))?;
-        Ok(written.len())
+            effort,
+        )?)
+    }
+
+    /// Writes the checkpoint's config.json alone. Returns its bytes.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write_config(&self, directory: &Path) -> Result<u64, ConvertError> {
+        let path = directory.join(engraft_checkpoint::CONFIG_FILE);
+        let text = self.config.to_text();
+        std::fs::write(&path, &text).map_err(FileError::io("write", &path))?;
+        Ok(text.len() as u64)
     }
 
     /// Streams the engine into a directory, with no checkpoint on disk.
@@ -254,17 +290,17 @@ impl Pipeline {
         &self,
         build: BuildOptions,
         directory: &Path,
-        progress: &dyn Fn(u64, u64),
+        effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
         Ok(engraft_compile::build(engraft_compile::Input {
-            graph: self.graph.clone(),
+            parts: self.parts.clone(),
             provider: &self.plan()?,
             config: &self.config,
             build,
             provenance: &self.provenance()?,
             text_files: self.source.text_files(),
             directory,
-            progress,
+            effort: *effort,
         })?)
     }
 }

@@ -1,10 +1,10 @@
 //! The beginning of a model as an engine of its own, to see what a block takes.
 
 use crate::{ConvertError, Pipeline};
-use engraft_compile::{BuildOptions, Built};
+use engraft_compile::{BuildOptions, Built, Part};
 use engraft_files::FileError;
 use engraft_ir::{Graph, PlaceKind, parse};
-use engraft_weights::{Provider, Supply, WeightError};
+use engraft_weights::{Effort, Provider, Supply, WeightError};
 use serde_json::json;
 use std::path::Path;
 
@@ -25,14 +25,14 @@ impl Pipeline {
         let plan = self.plan()?;
         let names = graph.weights.values().map(|weight| weight.name.clone()).collect();
         Ok(Some(engraft_compile::build(engraft_compile::Input {
-            graph,
+            parts: vec![Part::whole(graph)],
             provider: &Few { plan: &plan, names },
             config: self.config(),
             build,
             provenance: &json!({}),
             text_files: &Default::default(),
             directory,
-            progress: &|_, _| {},
+            effort: Effort::default(),
         })?))
     }
 }
@@ -62,6 +62,10 @@ impl Provider for Few<'_> {
 
     fn get(&self, name: &str) -> Option<&Supply> {
         self.plan.get(name)
+    }
+
+    fn held(&self, name: &str) -> u64 {
+        self.plan.held(name)
     }
 
     fn stream(

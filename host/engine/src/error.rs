@@ -3,6 +3,7 @@
 use crate::format;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
+use engraft_ir::Rank;
 use std::path::PathBuf;
 
 /// How many names a message lists.
@@ -112,6 +113,24 @@ pub enum EngineError {
         /// Where it begins in the file.
         start: u64,
     },
+    /// A rank's engine is missing among those of the others.
+    #[error("the engine of rank {rank} is missing")]
+    MissingRank {
+        /// Where it should be.
+        path: PathBuf,
+        /// Whose.
+        rank: u32,
+    },
+    /// An engine of another rank than it should be of.
+    #[error("the engine is of {found}, and should be of {expected}")]
+    OtherRank {
+        /// The file.
+        path: PathBuf,
+        /// What its name, its config or the other ranks' engines say.
+        expected: String,
+        /// What its graph says.
+        found: Rank,
+    },
     /// `config.json` does not agree with the engine beside it.
     #[error("{} {}", format::CONFIG_FILE, escape(problem))]
     ConfigDiffers {
@@ -164,6 +183,8 @@ impl Diagnostic for EngineError {
             EngineError::ConfigDiffers { .. } => 512,
             EngineError::Damaged { .. } => 513,
             EngineError::FileName { .. } => 514,
+            EngineError::MissingRank { .. } => 515,
+            EngineError::OtherRank { .. } => 516,
         })
     }
 
@@ -193,6 +214,8 @@ impl Diagnostic for EngineError {
             | EngineError::TensorMismatch { path, .. }
             | EngineError::Unaligned { path, .. }
             | EngineError::ConfigDiffers { path, .. }
+            | EngineError::MissingRank { path, .. }
+            | EngineError::OtherRank { path, .. }
             | EngineError::Damaged { path, .. } => Some(path.display().to_string()),
             EngineError::FileName { .. } => None,
         }
@@ -218,6 +241,11 @@ impl Diagnostic for EngineError {
                  loaded, or by building again",
                 format::CONFIG_FILE
             ),
+            EngineError::MissingRank { .. } | EngineError::OtherRank { .. } => {
+                "each rank has an engine of its own: copy them all again from where one build \
+                 wrote them, or build again"
+                    .to_owned()
+            }
             EngineError::FileName { .. } => "rename or remove the model's file".to_owned(),
             EngineError::HeaderDamaged { .. }
             | EngineError::Metadata { .. }

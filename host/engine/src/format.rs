@@ -4,7 +4,7 @@
 //!
 //! | file             | what                                                                      |
 //! |------------------|---------------------------------------------------------------------------|
-//! | `rank0.engine`   | graph, weights, config, provenance: enough to run on token ids             |
+//! | `rank0.engine`   | graph, weights, config, provenance: enough to run on token ids; of several ranks, a file each |
 //! | `config.json`    | `version`, `pretrained_config`, `build_config`: TensorRT-LLM's layout. A copy, for people and their tools, of what is in the engine file; where the two differ, opening fails |
 //! | everything else  | text files of the model: `tokenizer.json`, `generation_config.json`, …     |
 //!
@@ -56,6 +56,17 @@ pub const ALIGNMENT: usize = 4096;
 
 /// The name of the engine file in its directory.
 pub const ENGINE_FILE: &str = "rank0.engine";
+
+/// The name of a rank's engine file in its directory.
+pub fn engine_file(rank: usize) -> String {
+    format!("rank{rank}.engine")
+}
+
+/// The rank that a file's name says it is of.
+pub(crate) fn rank_of(name: &str) -> Option<u32> {
+    let rank = name.strip_prefix("rank")?.strip_suffix(".engine")?.parse().ok()?;
+    (engine_file(rank as usize) == name).then_some(rank)
+}
 
 /// The name of the config in an engine's directory.
 pub const CONFIG_FILE: &str = "config.json";

@@ -6,7 +6,7 @@ use crate::error::EngineError;
 use crate::format;
 use engraft_files::header::{self, Header, TensorEntry};
 use engraft_files::{FileError, read};
-use engraft_ir::{Graph, Weight, WeightData};
+use engraft_ir::{Graph, Mapping, Rank, Weight, WeightData};
 use memmap2::Mmap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -40,8 +40,44 @@ impl Engine {
     ///
     /// # Errors
     /// [`EngineError`], a variant a reason.
+    ///
+    /// Of an engine of several ranks, a directory means rank 0.
     pub fn open(path: &Path) -> Result<Engine, EngineError> {
-        let path = locate(path)?;
+        Engine::open_file(locate(path, None)?)
+    }
+
+    /// Opens one rank's engine: in a directory, or beside a file of it.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], and where the rank's file is missing or is another rank's.
+    pub fn open_rank(path: &Path, rank: u32) -> Result<Engine, EngineError> {
+        Engine::open_file(locate(path, Some(rank))?)
+    }
+
+    /// Opens the engines of all ranks, in their order; mostly there is one.
+    ///
+    /// # Errors
+    /// As [`Engine::open_rank`], and where one is of another mapping than rank 0.
+    pub fn open_all(path: &Path) -> Result<Vec<Engine>, EngineError> {
+        let first = Engine::open(path)?;
+        if !first.rank().mapping.is_split() {
+            return Ok(vec![first]);
+        }
+        let first = if first.rank().number == 0 { first } else { Engine::open_rank(path, 0)? };
+        let mapping = first.rank().mapping;
+        let mut engines = vec![first];
+        for expected in mapping.ranks().skip(1) {
+            let engine = Engine::open_rank(path, expected.number)?;
+            if engine.rank() != expected {
+                let (path, found) = (engine.path, engine.graph.rank);
+                return Err(EngineError::OtherRank { path, expected: expected.to_string(), found });
+            }
+            engines.push(engine);
+        }
+        Ok(engines)
+    }
+
+    fn open_file(path: PathBuf) -> Result<Engine, EngineError> {
         let file = File::open(&path).map_err(FileError::io("open", &path))?;
         let map = map(&file, &path)?;
         let header = header::read_bytes(&path, &map)?;
@@ -67,6 +103,7 @@ impl Engine {
             .collect::<Result<_, _>>()?;
 
         let config = json(&header, &path, format::KEY_CONFIG)?;
+        check_rank(&path, graph.rank, &config)?;
         check_copy(&path, &config)?;
         let engine = Engine {
             digests: json(&header, &path, format::KEY_DIGESTS)?,
@@ -103,6 +140,11 @@ impl Engine {
     /// The graph, after all passes; it has been verified.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// Which rank it is of, and how the model is spread over ranks.
+    pub fn rank(&self) -> Rank {
+        self.graph.rank
     }
 
     /// The graph's text, as the file has it.
@@ -154,8 +196,9 @@ impl Engine {
     }
 }
 
-/// The engine file of a directory, or the path itself; a regular file in any case.
-fn locate(path: &Path) -> Result<PathBuf, EngineError> {
+/// The engine file of a directory, or the path itself; a regular file in any case. Where a rank is
+/// asked for, it is that rank's file in the directory, or in the one that the path is in.
+fn locate(path: &Path, rank: Option<u32>) -> Result<PathBuf, EngineError> {
     let about = |path: &Path| match fs::metadata(path) {
         Ok(about) => Ok(Some(about)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -164,9 +207,20 @@ fn locate(path: &Path) -> Result<PathBuf, EngineError> {
     let missing = || EngineError::Missing { path: path.to_owned() };
     let first = about(path)?.ok_or_else(missing)?;
     let (file, about) = if first.is_dir() {
-        let file = path.join(format::ENGINE_FILE);
-        let inner = about(&file)?.ok_or_else(missing)?;
+        let file = path.join(format::engine_file(rank.unwrap_or(0) as usize));
+        let inner = about(&file)?.ok_or_else(|| match rank {
+            None | Some(0) => missing(),
+            Some(rank) => EngineError::MissingRank { path: file.clone(), rank },
+        })?;
         (file, inner)
+    } else if let Some(rank) = rank
+        && let Some(named) = path.file_name().and_then(|name| format::rank_of(name.to_str()?))
+        && named != rank
+    {
+        let file = path.with_file_name(format::engine_file(rank as usize));
+        let about = about(&file)?;
+        let about = about.ok_or_else(|| EngineError::MissingRank { path: file.clone(), rank })?;
+        (file, about)
     } else {
         (path.to_owned(), first)
     };
@@ -254,6 +308,27 @@ fn aligned(entry: &TensorEntry) -> Option<Range<usize>> {
     let start = usize::try_from(entry.start).ok()?;
     let end = usize::try_from(entry.end).ok()?;
     start.is_multiple_of(format::ALIGNMENT).then_some(start..end)
+}
+
+/// A file's name, its graph and its config must say the same of which rank it is.
+fn check_rank(path: &Path, found: Rank, config: &EngineConfig) -> Result<(), EngineError> {
+    let other =
+        |expected: String| EngineError::OtherRank { path: path.to_owned(), expected, found };
+    let named = path.file_name().and_then(|name| format::rank_of(name.to_str()?));
+    if let Some(named) = named.filter(|&named| named != found.number) {
+        return Err(other(format!("rank {named}")));
+    }
+    let mapping = config.pretrained_config.get("mapping");
+    let said = |key: &str| {
+        let said = mapping.and_then(|mapping| mapping.get(key)).and_then(Value::as_u64);
+        said.unwrap_or(1)
+    };
+    let (tp, pp) = (said("tp_size"), said("pp_size"));
+    let Mapping { tp_size, pp_size, .. } = found.mapping;
+    if (tp, pp) != (u64::from(tp_size), u64::from(pp_size)) {
+        return Err(other(format!("a rank of tp {tp}, pp {pp}, as its config says")));
+    }
+    Ok(())
 }
 
 /// A `config.json` beside the engine must say what the engine says: an edit of it would have no

@@ -1,13 +1,15 @@
-//! Safetensors files, appended tensor by tensor, whose bytes depend on their content alone.
+//! Safetensors files whose bytes depend on their content alone.
 //!
-//! The layout is fixed before the first byte of data, so nothing is held in memory. With an
-//! alignment the data and every tensor begin at a multiple of it, ready to be mapped; the format
-//! allows no holes, so they are filled by `U8` tensors named `~pad.0`, `~pad.1`, ….
+//! The layout is fixed before the first byte of data, and every write says where it goes: tensors
+//! may come in any order, several at a time, from several threads. With an alignment the data and
+//! every tensor begin at a multiple of it, ready to be mapped; the format allows no holes, so they
+//! are filled by `U8` tensors named `~pad.0`, `~pad.1`, ….
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use engraft_ir::DType;
 use serde_json::{Value, json};
@@ -17,38 +19,37 @@ use crate::{FileError, interrupt};
 
 /// What the names of the tensors begin with that fill holes.
 pub const PAD_PREFIX: &str = "~pad.";
+/// The largest alignment: a page.
+const ALIGN: usize = 4096;
+/// How many bytes are read at a time where a tensor is kept.
+const PIECE: u64 = 1 << 20;
 
-/// A hole is shorter than the alignment; this is what it is filled from.
-const ZEROS: [u8; 4096] = [0; 4096];
+/// What a tensor of the layout is: its name, the type of its elements, its lengths.
+pub type Declared = (String, DType, Vec<u64>);
 
-/// One tensor of the layout.
+/// Where a tensor lies, in bytes from the beginning of the file.
+#[derive(Clone, Copy)]
 struct Slot {
-    name: String,
-    /// Bytes of filling before it.
-    pad: u64,
-    length: u64,
+    start: u64,
+    end: u64,
 }
 
-/// Writes one file. [`SafetensorsWriter::begin`] and [`SafetensorsWriter::write`] for every
-/// tensor in the order declared, then [`SafetensorsWriter::finish`].
+/// Writes one file: [`SafetensorsWriter::tensor`] for every tensor, in any order, then
+/// [`SafetensorsWriter::finish`].
 pub struct SafetensorsWriter {
     path: PathBuf,
-    file: BufWriter<File>,
+    file: File,
+    bytes: u64,
     header: Vec<u8>,
     metadata: BTreeMap<String, String>,
-    slots: Vec<Slot>,
-    /// How many tensors were begun.
-    begun: usize,
-    /// Bytes that the current tensor still lacks.
-    missing: u64,
-    hasher: blake3::Hasher,
-    digests: BTreeMap<String, String>,
+    slots: BTreeMap<String, Slot>,
+    /// Of the tensors that are complete.
+    digests: Mutex<BTreeMap<String, String>>,
 }
 
 impl SafetensorsWriter {
     /// Makes the file at `path` and fixes its layout: `tensors` are (name, type, shape), in the
-    /// order in which they will be written. `align` is 1 for a plain file, or a power of two up
-    /// to 4096.
+    /// order in which they will lie. `align` is 1 for a plain file, or a power of two up to 4096.
     ///
     /// # Errors
     /// What the file system says; [`FileError::Misuse`] for a name that occurs twice, a reserved
@@ -56,18 +57,42 @@ impl SafetensorsWriter {
     pub fn create(
         path: &Path,
         metadata: BTreeMap<String, String>,
-        tensors: Vec<(String, DType, Vec<u64>)>,
+        tensors: Vec<Declared>,
         align: usize,
     ) -> Result<SafetensorsWriter, FileError> {
+        SafetensorsWriter::open(path, metadata, tensors, align, false)
+    }
+
+    /// The same over a file that an earlier run may have left, whose data is not thrown away:
+    /// [`SafetensorsWriter::keep`] decides, tensor by tensor, what of it is good.
+    ///
+    /// # Errors
+    /// As [`SafetensorsWriter::create`].
+    pub fn reopen(
+        path: &Path,
+        metadata: BTreeMap<String, String>,
+        tensors: Vec<Declared>,
+        align: usize,
+    ) -> Result<SafetensorsWriter, FileError> {
+        SafetensorsWriter::open(path, metadata, tensors, align, true)
+    }
+
+    fn open(
+        path: &Path,
+        metadata: BTreeMap<String, String>,
+        tensors: Vec<Declared>,
+        align: usize,
+        keep: bool,
+    ) -> Result<SafetensorsWriter, FileError> {
         let misuse = |what: String| FileError::Misuse { path: path.to_owned(), what };
-        if !align.is_power_of_two() || align > ZEROS.len() {
+        if !align.is_power_of_two() || align > ALIGN {
             return Err(misuse(format!("an alignment of {align}")));
         }
         let mut entries = serde_json::Map::new();
         if !metadata.is_empty() {
             entries.insert("__metadata__".to_owned(), json!(metadata));
         }
-        let mut slots = Vec::new();
+        let mut slots = BTreeMap::new();
         let mut offset: u64 = 0;
         for (name, dtype, shape) in tensors {
             let pad = offset.next_multiple_of(align as u64) - offset;
@@ -76,86 +101,114 @@ impl SafetensorsWriter {
                 entries.insert(filling, entry(DType::U8, &[pad], offset, offset + pad));
             }
             let start = offset + pad;
-            let length = bytes_of(dtype, &shape);
             // The margin keeps every later sum in range.
-            let Some((length, end)) = length
-                .and_then(|length| Some((length, start.checked_add(length)?)))
-                .filter(|(_, end)| *end < 1 << 62)
-            else {
-                return Err(misuse(format!("`{name}` has the impossible shape {shape:?}")));
-            };
+            let end = bytes_of(dtype, &shape)
+                .and_then(|length| start.checked_add(length))
+                .filter(|end| *end < 1 << 62)
+                .ok_or_else(|| misuse(format!("`{name}` has the impossible shape {shape:?}")))?;
             if name.starts_with(PAD_PREFIX) || name == "__metadata__" {
                 return Err(misuse(format!("the name `{name}` is reserved")));
             }
             if entries.insert(name.clone(), entry(dtype, &shape, start, end)).is_some() {
                 return Err(misuse(format!("`{name}` is declared twice")));
             }
-            slots.push(Slot { name, pad, length });
+            slots.insert(name, Slot { start, end });
             offset = end;
         }
         let header = render(&Value::Object(entries), align);
-        let file = File::create(path).map_err(FileError::io("create", path))?;
-        let mut writer = SafetensorsWriter {
-            path: path.to_owned(),
-            file: BufWriter::with_capacity(1 << 20, file),
-            header,
-            metadata,
-            slots,
-            begun: 0,
-            missing: 0,
-            hasher: blake3::Hasher::new(),
-            digests: BTreeMap::new(),
-        };
+        let data_start = 8 + header.len() as u64;
+        for slot in slots.values_mut() {
+            (slot.start, slot.end) = (data_start + slot.start, data_start + slot.end);
+        }
+        let mut options = OpenOptions::new();
+        options.read(keep).write(true).create(true).truncate(!keep);
+        let file = options.open(path).map_err(FileError::io("create", path))?;
+        let digests = Mutex::default();
+        let path = path.to_owned();
+        let bytes = data_start + offset;
+        let writer = SafetensorsWriter { path, file, bytes, header, metadata, slots, digests };
         writer.put_header()?;
+        // All that is not written, the holes, is zeros.
+        writer.file.set_len(bytes).map_err(FileError::io("write", &writer.path))?;
         Ok(writer)
     }
 
-    /// Begins the next tensor, which must be the one declared next.
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How long it is.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Begins a tensor, which is written by itself, whatever becomes of others meanwhile.
     ///
     /// # Errors
-    /// [`FileError::Misuse`] when it is not, or when the one before is incomplete.
-    pub fn begin(&mut self, name: &str) -> Result<(), FileError> {
-        self.end_tensor()?;
-        let Some(slot) = self.slots.get(self.begun) else {
-            return Err(self.misuse(format!("`{name}` comes after the last tensor")));
-        };
-        if slot.name != name {
-            let what = format!("`{name}` comes where `{}` should", slot.name);
-            return Err(self.misuse(what));
+    /// [`FileError::Misuse`] for a name that was not declared.
+    pub fn tensor(&self, name: &str) -> Result<TensorWriter<'_>, FileError> {
+        let slot = self.slot(name)?;
+        Ok(TensorWriter {
+            writer: self,
+            name: name.to_owned(),
+            at: slot.start,
+            end: slot.end,
+            hasher: blake3::Hasher::new(),
+        })
+    }
+
+    /// Writes a tensor that is in memory, whole: little-endian elements.
+    ///
+    /// # Errors
+    /// As [`SafetensorsWriter::tensor`] and [`TensorWriter::write`].
+    pub fn put(&self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+        let mut tensor = self.tensor(name)?;
+        tensor.write(bytes)?;
+        tensor.finish()
+    }
+
+    /// Takes a tensor as it lies in a file that was reopened, if its bytes have this digest.
+    ///
+    /// # Errors
+    /// What the file system says; [`FileError::Interrupted`]; [`FileError::Misuse`] for a name
+    /// that was not declared.
+    pub fn keep(&self, name: &str, digest: &str) -> Result<bool, FileError> {
+        let Slot { start, end } = self.slot(name)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut piece = vec![0; PIECE.min(end - start) as usize];
+        let mut at = start;
+        while at < end {
+            interrupt::check()?;
+            let count = PIECE.min(end - at) as usize;
+            self.file
+                .read_exact_at(&mut piece[..count], at)
+                .map_err(FileError::io("read", &self.path))?;
+            hasher.update(&piece[..count]);
+            at += count as u64;
         }
-        let (pad, length) = (slot.pad as usize, slot.length);
-        self.file.write_all(&ZEROS[..pad]).map_err(FileError::io("write", &self.path))?;
-        self.missing = length;
-        self.begun += 1;
-        self.hasher.reset();
-        Ok(())
+        let good = hasher.finalize().to_hex().as_str() == digest;
+        if good {
+            self.known().insert(name.to_owned(), digest.to_owned());
+        }
+        Ok(good)
     }
 
-    /// Appends bytes (little-endian elements) to the current tensor.
-    ///
-    /// # Errors
-    /// What the file system says; [`FileError::Interrupted`]; [`FileError::Misuse`] for more
-    /// bytes than the tensor has.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
-        interrupt::check()?;
-        let Some(missing) = self.missing.checked_sub(bytes.len() as u64) else {
-            return Err(
-                self.misuse(format!("{} bytes too many", bytes.len() as u64 - self.missing))
-            );
-        };
-        self.file.write_all(bytes).map_err(FileError::io("write", &self.path))?;
-        self.hasher.update(bytes);
-        self.missing = missing;
-        Ok(())
+    /// The BLAKE3 digest (hex) of a tensor that is complete.
+    pub fn digest(&self, name: &str) -> Option<String> {
+        self.known().get(name).cloned()
     }
 
-    /// The BLAKE3 digests (hex) of the tensors that are complete, by name.
+    /// The BLAKE3 digests (hex) of all tensors, by name.
     ///
     /// # Errors
-    /// [`FileError::Misuse`] when the current tensor is incomplete.
-    pub fn digests(&mut self) -> Result<&BTreeMap<String, String>, FileError> {
-        self.end_tensor()?;
-        Ok(&self.digests)
+    /// [`FileError::Misuse`] when one is not complete.
+    pub fn digests(&self) -> Result<BTreeMap<String, String>, FileError> {
+        let known = self.known();
+        match self.slots.keys().find(|name| !known.contains_key(*name)) {
+            Some(name) => Err(self.misuse(format!("`{name}` was never written"))),
+            None => Ok(known.clone()),
+        }
     }
 
     /// The JSON of the header with its trailing spaces: all between the eight bytes of length
@@ -188,47 +241,93 @@ impl SafetensorsWriter {
         Ok(())
     }
 
+    /// Makes what was written so far durable.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn sync(&self) -> Result<(), FileError> {
+        self.file.sync_data().map_err(FileError::io("write", &self.path))
+    }
+
     /// Writes the header as it now is, and makes all of it durable.
     ///
     /// # Errors
     /// What the file system says; [`FileError::Misuse`] when a tensor lacks.
-    pub fn finish(mut self) -> Result<(), FileError> {
-        self.end_tensor()?;
-        if let Some(slot) = self.slots.get(self.begun) {
-            let what = format!("`{}` was never written", slot.name);
-            return Err(self.misuse(what));
-        }
-        self.file.seek(SeekFrom::Start(0)).map_err(FileError::io("write", &self.path))?;
+    pub fn finish(self) -> Result<(), FileError> {
+        self.digests()?;
         self.put_header()?;
-        self.file.flush().map_err(FileError::io("write", &self.path))?;
-        self.file.get_ref().sync_all().map_err(FileError::io("write", &self.path))
+        self.file.sync_all().map_err(FileError::io("write", &self.path))
     }
 
-    fn put_header(&mut self) -> Result<(), FileError> {
+    fn put_header(&self) -> Result<(), FileError> {
         let length = (self.header.len() as u64).to_le_bytes();
         self.file
-            .write_all(&length)
-            .and_then(|()| self.file.write_all(&self.header))
+            .write_all_at(&length, 0)
+            .and_then(|()| self.file.write_all_at(&self.header, 8))
             .map_err(FileError::io("write", &self.path))
     }
 
-    /// Notes the digest of the current tensor, which must be complete.
-    fn end_tensor(&mut self) -> Result<(), FileError> {
-        let Some(slot) = self.begun.checked_sub(1).map(|last| &self.slots[last]) else {
-            return Ok(());
-        };
-        if self.missing > 0 {
-            let what = format!("`{}` lacks {} bytes", slot.name, self.missing);
-            return Err(self.misuse(what));
-        }
-        if !self.digests.contains_key(&slot.name) {
-            self.digests.insert(slot.name.clone(), self.hasher.finalize().to_hex().to_string());
-        }
-        Ok(())
+    fn slot(&self, name: &str) -> Result<Slot, FileError> {
+        let slot = self.slots.get(name).copied();
+        slot.ok_or_else(|| self.misuse(format!("`{name}` was not declared")))
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn misuse(&self, what: String) -> FileError {
         FileError::Misuse { path: self.path.clone(), what }
+    }
+}
+
+/// One tensor in the making: bytes in order, then [`TensorWriter::finish`].
+pub struct TensorWriter<'a> {
+    writer: &'a SafetensorsWriter,
+    name: String,
+    /// Where the next byte goes.
+    at: u64,
+    end: u64,
+    hasher: blake3::Hasher,
+}
+
+impl TensorWriter<'_> {
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.writer.path
+    }
+
+    /// Appends bytes (little-endian elements). Each call is a write of its own to the file.
+    ///
+    /// # Errors
+    /// What the file system says; [`FileError::Interrupted`]; [`FileError::Misuse`] for more
+    /// bytes than the tensor has.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), FileError> {
+        interrupt::check()?;
+        let (count, missing) = (bytes.len() as u64, self.end - self.at);
+        if count > missing {
+            let what = format!("`{}` gets {} bytes too many", self.name, count - missing);
+            return Err(self.writer.misuse(what));
+        }
+        self.hasher.update(bytes);
+        let SafetensorsWriter { file, path, .. } = self.writer;
+        file.write_all_at(bytes, self.at).map_err(FileError::io("write", path))?;
+        self.at += count;
+        Ok(())
+    }
+
+    /// Notes the digest of the tensor, which must be complete.
+    ///
+    /// # Errors
+    /// [`FileError::Misuse`] when it is not.
+    pub fn finish(self) -> Result<(), FileError> {
+        let missing = self.end - self.at;
+        if missing > 0 {
+            return Err(self.writer.misuse(format!("`{}` lacks {missing} bytes", self.name)));
+        }
+        let digest = self.hasher.finalize().to_hex().to_string();
+        self.writer.known().insert(self.name, digest);
+        Ok(())
     }
 }
 

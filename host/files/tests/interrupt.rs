@@ -12,13 +12,13 @@ fn an_interrupt_stops_the_writer_and_leaves_nothing() {
     let output = OutputDir::create(&root.path().join("out"), false).unwrap();
     let tensors = vec![("a".to_owned(), DType::F32, vec![2])];
     let path = output.path().join("rank0.safetensors");
-    let mut writer = SafetensorsWriter::create(&path, BTreeMap::new(), tensors, 1).unwrap();
-    writer.begin("a").unwrap();
-    writer.write(&[0; 4]).unwrap();
+    let writer = SafetensorsWriter::create(&path, BTreeMap::new(), tensors, 1).unwrap();
+    let mut tensor = writer.tensor("a").unwrap();
+    tensor.write(&[0; 4]).unwrap();
     assert!(!interrupt::requested());
     interrupt::request();
-    assert!(matches!(writer.write(&[0; 4]), Err(FileError::Interrupted)));
+    assert!(matches!(tensor.write(&[0; 4]), Err(FileError::Interrupted)));
     assert!(matches!(engraft_files::digest::blake3_file(&path), Err(FileError::Interrupted)));
-    drop((writer, output));
+    drop(output);
     assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
 }

@@ -28,6 +28,7 @@ impl Graph {
     /// What pointed to nothing points to nothing still, and the verifier says so.
     pub fn renumber(&self) -> Graph {
         let mut to = Renumber::default();
+        to.graph.rank = self.rank;
         to.rotaries(self);
         to.weights(self);
         for place in self.places.values() {

@@ -6,6 +6,7 @@
 use crate::DType;
 use crate::entities::{Node, Place, Rotary, State, Value, Weight};
 use crate::infer::{TypeError, infer};
+use crate::mapping::Rank;
 use crate::op::Op;
 use crate::rotary::RotaryData;
 use crate::shape::{Axis, Type};
@@ -107,9 +108,11 @@ pub struct PlaceData {
     pub carry: Vec<Value>,
 }
 
-/// A whole model, written once for one device.
+/// A whole model, written once for one device; or what one rank of several has of it.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
+    /// Whose it is; of a whole model, the only one.
+    pub rank: Rank,
     /// All values.
     pub values: PrimaryMap<Value, ValueData>,
     /// All nodes, also those that no place runs any more.
@@ -178,16 +181,20 @@ impl Graph {
         self.places.iter().flat_map(|(place, data)| data.nodes.iter().map(move |&n| (place, n)))
     }
 
-    /// The logits: what the head hands on.
+    /// The logits: what the head hands on. None where another stage has the head.
     pub fn output(&self) -> Option<Value> {
         let (_, last) = self.places.iter().next_back()?;
+        if last.kind != PlaceKind::Head {
+            return None;
+        }
         last.carry.first().copied()
     }
 
     /// How many positions every table of learned positions has; `None` where there is no table.
     pub fn positions(&self) -> Option<u64> {
         let tables = self.schedule().filter_map(|(_, node)| match self.nodes.get(node)?.op {
-            Op::Positions { table } => self.weights.get(table)?.axes.first().map(Axis::size),
+            Op::Positions { stretch: Some(stretch), .. } => Some(stretch.of),
+            Op::Positions { table, .. } => self.weights.get(table)?.axes.first().map(Axis::size),
             _ => None,
         });
         tables.min()

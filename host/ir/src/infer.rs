@@ -7,7 +7,7 @@ use crate::attention::AttentionData;
 use crate::entities::{Rotary, Value, Weight};
 use crate::graph::Graph;
 use crate::mixture::MixtureData;
-use crate::op::Op;
+use crate::op::{Op, Stretch};
 use crate::operands::Operands;
 use crate::options::{bound, finite, not_zero, positive};
 use crate::rotary::RotaryData;
@@ -52,17 +52,15 @@ impl Operands<'_> {
     fn infer(&self, op: &Op) -> Result<Vec<Type>, String> {
         Ok(match *op {
             Op::Tokens => vec![Type::tokens()],
-            Op::Embedding { tokens, table } => {
+            Op::Embedding { tokens, table, stretch } => {
                 let ids = self.value(tokens)?;
                 if ids.width.is_some() || ids.dtype.is_float() {
                     return Err(format!("tokens {tokens} is {ids}: it must be token ids"));
                 }
-                let [_, width] = self.weight("table", table)?;
-                vec![Type::real(ids.rows, width)]
+                vec![Type::real(ids.rows, self.table(table, stretch)?)]
             }
-            Op::Positions { table } => {
-                let [_, width] = self.weight("table", table)?;
-                vec![Type::real(Dim::Tokens, width)]
+            Op::Positions { table, stretch } => {
+                vec![Type::real(Dim::Tokens, self.table(table, stretch)?)]
             }
             Op::Linear { input, weight, bias } => {
                 let (rows, width) = self.real("input", input)?;
@@ -197,6 +195,27 @@ impl Operands<'_> {
                 vec![self.same("left", left, "right", right)?]
             }
             Op::Gate { gate, up, .. } => vec![self.same("gate", gate, "up", up)?],
+            Op::Receive { ref widths } => {
+                if widths.is_empty() || widths.contains(&0) {
+                    return Err(format!("widths are {widths:?}: there must be one, and none is 0"));
+                }
+                widths.iter().map(|&width| Type::real(Dim::Tokens, width)).collect()
+            }
+            Op::AllReduce { input } => {
+                let (rows, width) = self.real("input", input)?;
+                vec![Type::real(rows, width)]
+            }
+            Op::AllGather { input } => {
+                let (rows, width) = self.real("input", input)?;
+                let ranks = self.graph.rank.mapping.tp_size;
+                match width.checked_mul(u64::from(ranks)) {
+                    Some(all) => vec![Type::real(rows, all)],
+                    None => {
+                        let ty = &self.graph.values[input].ty;
+                        return Err(format!("input {input} is {ty}: {ranks} of it are too wide"));
+                    }
+                }
+            }
             Op::Outputs { input } => {
                 let (_, width) = self.real("input", input)?;
                 self.all_tokens("input", input)?;
@@ -207,6 +226,17 @@ impl Operands<'_> {
                 vec![sum, self.norm("left", left, weight, epsilon)?]
             }
         })
+    }
+
+    /// The width of a table's rows.
+    fn table(&self, table: Weight, stretch: Option<Stretch>) -> Result<u64, String> {
+        let [_, width] = self.weight("table", table)?;
+        match stretch {
+            Some(Stretch { first, of }) if first >= of => {
+                Err(format!("first is {first}: it must be less than of, {of}"))
+            }
+            _ => Ok(width),
+        }
     }
 
     /// `right` has one number for all columns of a row of `left`.
@@ -335,15 +365,25 @@ impl Operands<'_> {
         }
         options.check()?;
         options.check_experts(experts)?;
-        let [_, both, _] = self.weight("up", up)?;
+        let [here, both, _] = self.weight("up", up)?;
         if both % 2 != 0 {
             return Err(format!("up {}: its second length must be even", self.show(up)));
         }
-        self.experts("up", up, &[experts, both, hidden], input, scores)?;
-        self.experts("down", down, &[experts, hidden, both / 2], input, scores)?;
+        let here = match options.first {
+            None => experts,
+            Some(first) if u64::from(first).saturating_add(here) <= experts => here,
+            Some(first) => {
+                return Err(format!(
+                    "first is {first}, up {}: there are {experts} experts",
+                    self.show(up)
+                ));
+            }
+        };
+        self.experts("up", up, &[here, both, hidden], input, scores)?;
+        self.experts("down", down, &[here, hidden, both / 2], input, scores)?;
         if let Some([up, down]) = options.biases {
-            self.experts("up_bias", up, &[experts, both], input, scores)?;
-            self.experts("down_bias", down, &[experts, hidden], input, scores)?;
+            self.experts("up_bias", up, &[here, both], input, scores)?;
+            self.experts("down_bias", down, &[here, hidden], input, scores)?;
         }
         if let Some(prefer) = options.prefer {
             self.experts("prefer", prefer, &[experts], input, scores)?;

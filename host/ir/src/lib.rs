@@ -37,7 +37,7 @@ pub use graph::{Graph, NodeData, PlaceData, PlaceKind, ValueData, WeightData};
 pub use infer::{TypeError, infer};
 pub use mapping::{Mapping, Rank};
 pub use mixture::{Bounded, Groups, MixtureData};
-pub use op::Op;
+pub use op::{Op, Stretch};
 pub use parse::{ParseError, parse};
 pub use rotary::{RotaryData, Scaling};
 pub use shape::{Axis, Dim, Meaning, Segment, Type, display_axes};

@@ -34,6 +34,9 @@ pub struct MixtureData {
     pub biases: Option<[Weight; 2]>,
     /// What an expert does instead.
     pub bounded: Option<Bounded>,
+    /// Made by passes: the number of the first expert whose matrices these are, where other ranks
+    /// have the others; all are chosen among, and those that are not here add nothing.
+    pub first: Option<u32>,
 }
 
 /// Experts in equal stretches, of which a row takes the best.
@@ -70,6 +73,7 @@ impl MixtureData {
             groups: None,
             biases: None,
             bounded: None,
+            first: None,
         }
     }
 

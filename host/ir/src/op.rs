@@ -19,11 +19,16 @@ pub enum Op {
         tokens: Value,
         /// The table.
         table: Weight,
+        /// Made by passes: which rows of the model's table these are; all if not said. A row
+        /// that another rank has is zeros here.
+        stretch: Option<Stretch>,
     },
     /// Rows of a table: of each token's position in its request. `[positions, n] → [tokens, n]`
     Positions {
         /// The table.
         table: Weight,
+        /// As of an embedding.
+        stretch: Option<Stretch>,
     },
     /// `input · weightᵀ + bias`. `[rows, k], [n, k], [n] → [rows, n]`
     Linear {
@@ -215,6 +220,23 @@ pub enum Op {
         high: f64,
     },
 
+    /// Made by passes: what the stage before returns, the first thing that a stage does.
+    /// `→ [tokens, a], [tokens, b], …`
+    Receive {
+        /// The width of each value.
+        widths: Vec<u64>,
+    },
+    /// Made by passes: the sum of what all ranks of the stage have. `[rows, n] → [rows, n]`
+    AllReduce {
+        /// A summand.
+        input: Value,
+    },
+    /// Made by passes: what all ranks of the stage have, side by side in their order.
+    /// `[rows, n] → [rows, tp_size·n]`
+    AllGather {
+        /// This rank's part.
+        input: Value,
+    },
     /// Made by passes: the rows whose logits are asked for. `[tokens, n] → [outputs, n]`
     Outputs {
         /// All rows.
@@ -240,6 +262,15 @@ pub enum Op {
         /// Which.
         activation: Activation,
     },
+}
+
+/// Rows of a table that stand for some of the rows of a larger one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The number of the first of them in the larger table.
+    pub first: u64,
+    /// How many rows the larger table has. The stretch may go beyond them; nobody asks for those.
+    pub of: u64,
 }
 
 impl Op {
@@ -268,6 +299,9 @@ impl Op {
             Op::Scale { .. } => "scale",
             Op::Softcap { .. } => "softcap",
             Op::Clamp { .. } => "clamp",
+            Op::Receive { .. } => "receive",
+            Op::AllReduce { .. } => "all_reduce",
+            Op::AllGather { .. } => "all_gather",
             Op::Outputs { .. } => "outputs",
             Op::AddRmsNorm { .. } => "add_rms_norm",
             Op::Gate { .. } => "gate",
@@ -277,7 +311,7 @@ impl Op {
     /// Calls `f` on each value operand, in their order in the text form; `f` may replace it.
     pub fn map_values(&mut self, mut f: impl FnMut(&mut Value)) {
         match self {
-            Op::Tokens | Op::Positions { .. } => {}
+            Op::Tokens | Op::Positions { .. } | Op::Receive { .. } => {}
             Op::Embedding { tokens: input, .. }
             | Op::Linear { input, .. }
             | Op::LinearHeads { input, .. }
@@ -292,6 +326,8 @@ impl Op {
             | Op::Scale { input, .. }
             | Op::Softcap { input, .. }
             | Op::Clamp { input, .. }
+            | Op::AllReduce { input }
+            | Op::AllGather { input }
             | Op::Outputs { input } => f(input),
             Op::Concat { inputs, .. } => inputs.iter_mut().for_each(f),
             Op::Attend { query: a, key: b, value: c, .. }
@@ -322,7 +358,7 @@ impl Op {
     pub fn map_weights(&mut self, mut f: impl FnMut(&mut Weight)) {
         match self {
             Op::Embedding { table: weight, .. }
-            | Op::Positions { table: weight }
+            | Op::Positions { table: weight, .. }
             | Op::RmsNorm { weight, .. }
             | Op::RmsNormHeads { weight, .. }
             | Op::LayerNormHeads { weight, .. }
@@ -355,6 +391,9 @@ impl Op {
             | Op::Scale { .. }
             | Op::Softcap { .. }
             | Op::Clamp { .. }
+            | Op::Receive { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. }
             | Op::Outputs { .. }
             | Op::Gate { .. } => {}
         }

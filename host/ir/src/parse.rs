@@ -22,7 +22,8 @@ use crate::activation::{ACTIVATIONS, Activation};
 use crate::cursor::Cursor;
 use crate::entities::{Place, Rotary, State, Value, Weight};
 use crate::graph::{Graph, PlaceKind, WeightData};
-use crate::op::Op;
+use crate::mapping::{Mapping, Rank};
+use crate::op::{Op, Stretch};
 use crate::rotary::RotaryData;
 use crate::shape::{Axis, MEANINGS, Meaning, Segment};
 use crate::state::StateData;
@@ -118,6 +119,7 @@ impl Parser {
                     let message = format!("version {version} of the graph's text is not known");
                     return line.fail_at(column, message);
                 }
+                self.rank(line)?;
                 self.section = Section::Outside;
                 Ok(())
             }
@@ -136,6 +138,31 @@ impl Parser {
                 Ok(())
             }
         }
+    }
+
+    /// `rank=3 tp=2 pp=2 moe_tp=1 moe_ep=2`, after the version; the last two, or all, may be
+    /// missing.
+    fn rank(&mut self, line: &mut Cursor<'_>) -> Result<(), ParseError> {
+        if line.peek() == 0 {
+            return Ok(());
+        }
+        let column = line.column();
+        let number = line.integer_attribute("rank")?;
+        let (tp, pp) = (line.integer_attribute("tp")?, line.integer_attribute("pp")?);
+        let mut mapping = Mapping::new(tp, pp);
+        if line.peek() != 0 {
+            mapping.moe_tp_size = line.integer_attribute("moe_tp")?;
+            mapping.moe_ep_size = line.integer_attribute("moe_ep")?;
+        }
+        if let Err(message) = mapping.check() {
+            return line.fail_at(column, message);
+        }
+        if number >= mapping.world_size() {
+            let message = format!("rank {number} of {} ranks", mapping.world_size());
+            return line.fail_at(column, message);
+        }
+        self.graph.rank = Rank { mapping, number };
+        Ok(())
     }
 
     /// `r0 = rotary head_width=64 rotated=64 base=10000.0`
@@ -254,8 +281,15 @@ impl Parser {
         let word = line.word();
         Ok(match word {
             "tokens" => Op::Tokens,
-            "embedding" => Op::Embedding { tokens: value(line)?, table: and(line, weight)? },
-            "positions" => Op::Positions { table: weight(line)? },
+            "embedding" => Op::Embedding {
+                tokens: value(line)?,
+                table: and(line, weight)?,
+                stretch: stretch(line)?,
+            },
+            "positions" => Op::Positions { table: weight(line)?, stretch: stretch(line)? },
+            "receive" => Op::Receive { widths: line.list(|line| line.integer("a width"))? },
+            "all_reduce" => Op::AllReduce { input: value(line)? },
+            "all_gather" => Op::AllGather { input: value(line)? },
             "linear" => Op::Linear {
                 input: value(line)?,
                 weight: and(line, weight)?,
@@ -398,6 +432,17 @@ fn bias_before(line: &mut Cursor<'_>, letter: u8) -> Result<Option<Weight>, Pars
     let bias = weight(line)?;
     line.expect(b',')?;
     Ok(Some(bias))
+}
+
+/// `, first=5 of=10`, or nothing.
+fn stretch(line: &mut Cursor<'_>) -> Result<Option<Stretch>, ParseError> {
+    if !line.take(b',') {
+        return Ok(None);
+    }
+    line.attribute("first")?;
+    let first = line.integer("a row")?;
+    line.attribute("of")?;
+    Ok(Some(Stretch { first, of: line.integer("a number of rows")? }))
 }
 
 /// What stands after a comma.

@@ -5,10 +5,12 @@
 //! - A node runs at most once. Each value is a result of the one node that it names.
 //!
 //! # Places
-//! - They are embed, block 0, block 1, …, head, in this order.
+//! - They are embed, block 0, block 1, …, head, in this order; of a rank of several stages, those
+//!   of its stage, blocks counted from 0.
 //! - Each returns something: a block as many values as the place before it, the head one, the
 //!   logits, of f32 with a width.
 //! - Token ids come from one `tokens`, in embed.
+//! - A stage that is not the first begins with one `receive`, and no other has one.
 //!
 //! # Values
 //! - A value is used after the node that defines it, in the same place or, where its place
@@ -59,6 +61,7 @@ pub fn verify(graph: &Graph) -> Result<(), VerifierErrors> {
         used: SecondaryMap::with_capacity(graph.weights.len()),
         kept: SecondaryMap::with_capacity(graph.states.len()),
         tokens: None,
+        received: false,
     };
     verifier.rotaries();
     verifier.declarations();
@@ -81,6 +84,8 @@ struct Verifier<'a> {
     kept: SecondaryMap<State, Option<Value>>,
     /// The node that gives the token ids.
     tokens: Option<Node>,
+    /// Whether what the stage before returns is taken.
+    received: bool,
 }
 
 impl Verifier<'_> {
@@ -148,7 +153,8 @@ impl Verifier<'_> {
         let mut before: Option<(Place, &PlaceData)> = None;
         for (place, data) in graph.places.iter() {
             let expected = match before.map(|(_, before)| before.kind) {
-                None => [Some(PlaceKind::Embed), None],
+                None if graph.rank.is_first() => [Some(PlaceKind::Embed), None],
+                None => [Some(PlaceKind::Block(0)), Some(PlaceKind::Head)],
                 Some(PlaceKind::Embed) => [Some(PlaceKind::Block(0)), Some(PlaceKind::Head)],
                 Some(PlaceKind::Block(i)) => {
                     [i.checked_add(1).map(PlaceKind::Block), Some(PlaceKind::Head)]
@@ -157,6 +163,9 @@ impl Verifier<'_> {
             };
             if !expected.contains(&Some(data.kind)) {
                 let message = match before {
+                    None if !graph.rank.is_first() => {
+                        "the first place of this stage must be block 0 or head".to_string()
+                    }
                     None => "the first place must be embed".to_string(),
                     Some((_, before)) => format!("it must not come after {}", before.kind),
                 };
@@ -173,8 +182,15 @@ impl Verifier<'_> {
             self.carry(place, data, before.map(|(_, before)| before));
             before = Some((place, data));
         }
-        if before.is_none_or(|(_, before)| before.kind != PlaceKind::Head) {
+        let ends = before.is_some_and(|(_, before)| before.kind == PlaceKind::Head);
+        if !ends && graph.rank.is_last() {
             self.error(AnyEntity::Graph, "the last place must be head");
+        }
+        if !graph.rank.is_last() && (ends || before.is_none()) {
+            self.error(AnyEntity::Graph, "this stage must end before the head");
+        }
+        if !graph.rank.is_first() && !self.received {
+            self.error(AnyEntity::Graph, "this stage must begin with `receive`");
         }
     }
 
@@ -230,6 +246,7 @@ impl Verifier<'_> {
             Op::Tokens if graph.places[place].kind != PlaceKind::Embed => {
                 self.error(node, "token ids come in embed alone");
             }
+            Op::Receive { .. } => self.receive(place, node),
             Op::Tokens if self.tokens.replace(node).is_some() => {
                 self.error(node, "token ids come once");
             }
@@ -247,6 +264,14 @@ impl Verifier<'_> {
         for (i, &result) in results.iter().enumerate() {
             self.result(place, node, result, types.get(i));
         }
+    }
+
+    fn receive(&mut self, place: Place, node: Node) {
+        let first = self.graph.schedule().next() == Some((place, node));
+        if self.graph.rank.is_first() || !first {
+            self.error(node, "it is the first thing that a later stage does");
+        }
+        self.received = true;
     }
 
     fn result(&mut self, place: Place, node: Node, result: Value, inferred: Option<&Type>) {

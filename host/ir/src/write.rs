@@ -6,8 +6,9 @@
 use crate::attention::AttentionData;
 use crate::entities::{AnyEntity, Place, State, Weight};
 use crate::graph::{Graph, NodeData, PlaceData, WeightData};
+use crate::mapping::{Mapping, Rank};
 use crate::mixture::{Bounded, Groups, MixtureData};
-use crate::op::Op;
+use crate::op::{Op, Stretch};
 use crate::rotary::{RotaryData, Scaling};
 use crate::shape::display_axes;
 use crate::state::StateData;
@@ -34,7 +35,7 @@ impl Graph {
     /// The line that defines an entity, if it has one.
     pub fn line(&self, entity: AnyEntity) -> Option<String> {
         match entity {
-            AnyEntity::Graph => Some(format!("graph {VERSION}")),
+            AnyEntity::Graph => Some(format!("graph {VERSION}{}", OfRank(self.rank))),
             AnyEntity::Value(value) => self.line(self.values.get(value)?.node.into()),
             AnyEntity::Node(node) => Some(NodeLine(self.nodes.get(node)?).to_string()),
             AnyEntity::Weight(weight) => Some(format!("{weight} = {}", self.weights.get(weight)?)),
@@ -51,7 +52,7 @@ pub(crate) fn write_graph(
     graph: &Graph,
     after: &mut Decorator<'_>,
 ) -> fmt::Result {
-    writeln!(out, "graph {VERSION}")?;
+    writeln!(out, "graph {VERSION}{}", OfRank(graph.rank))?;
     after(out, AnyEntity::Graph)?;
     if !graph.rotaries.is_empty() {
         writeln!(out)?;
@@ -105,6 +106,25 @@ fn write_nodes(
         after(out, node.into())?;
     }
     writeln!(out, "    return{}", Operands(&place.carry))
+}
+
+/// ` rank=3 tp=2 pp=2`, with the space before it; nothing where there is one rank. The experts'
+/// sizes follow where they are shared out.
+struct OfRank(Rank);
+
+impl Display for OfRank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rank { mapping, number } = self.0;
+        let Mapping { tp_size, pp_size, moe_tp_size, moe_ep_size } = mapping;
+        if mapping == Mapping::default() {
+            return Ok(());
+        }
+        write!(f, " rank={number} tp={tp_size} pp={pp_size}")?;
+        match moe_ep_size {
+            1 => Ok(()),
+            _ => write!(f, " moe_tp={moe_tp_size} moe_ep={moe_ep_size}"),
+        }
+    }
 }
 
 /// What each place declares. A weight has its home; a state stands where it is first used.
@@ -168,7 +188,8 @@ impl Display for NodeLine<'_> {
                 }
             }
             // No value is before it.
-            Op::Positions { table } => write!(f, " {table}")?,
+            Op::Positions { table, .. } => write!(f, " {table}")?,
+            Op::Receive { widths } => write!(f, " {widths:?}")?,
             // Those among the options stand there.
             Op::Attend { .. } => {}
             Op::Mix { up, down, .. } => write!(f, ", {up}, {down}")?,
@@ -198,9 +219,14 @@ impl Display for NodeLine<'_> {
             Op::Activate { activation, .. } | Op::Gate { activation, .. } => {
                 write!(f, ", {activation}")
             }
+            Op::Positions { stretch, .. } | Op::Embedding { stretch, .. } => match stretch {
+                Some(Stretch { first, of }) => write!(f, ", first={first} of={of}"),
+                None => Ok(()),
+            },
             Op::Tokens
-            | Op::Positions { .. }
-            | Op::Embedding { .. }
+            | Op::Receive { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. }
             | Op::Linear { .. }
             | Op::Add { .. }
             | Op::Multiply { .. }
@@ -265,10 +291,10 @@ impl Display for MixtureData {
         if let Some([up, down]) = self.biases {
             write!(f, " up_bias={up} down_bias={down}")?;
         }
-        match self.bounded {
-            Some(Bounded { bound, slope }) => write!(f, " bound={bound:?} slope={slope:?}"),
-            None => Ok(()),
+        if let Some(Bounded { bound, slope }) = self.bounded {
+            write!(f, " bound={bound:?} slope={slope:?}")?;
         }
+        self.first.map_or(Ok(()), |first| write!(f, " first={first}"))
     }
 }
 

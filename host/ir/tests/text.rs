@@ -81,7 +81,7 @@ fn decoder(blocks: u32) -> Graph {
     let tokens = put(&mut graph, embed, Op::Tokens);
     let name = "transformer.vocab_embedding.weight".to_string();
     let base = weight(&mut graph, embed, name, table());
-    let mut x = put(&mut graph, embed, Op::Embedding { tokens, table: base });
+    let mut x = put(&mut graph, embed, Op::Embedding { tokens, table: base, stretch: None });
     graph.places[embed].carry = vec![x];
     let scalings = [
         Scaling::None,

@@ -8,7 +8,6 @@ use crate::device::{Batch, Span};
 use crate::error::RuntimeError;
 use crate::kv::{Blocks, Slots};
 use crate::model::Model;
-use engraft_files::interrupt;
 use std::collections::VecDeque;
 
 /// Which request; they count from 0 in the order in which they joined.
@@ -135,7 +134,7 @@ impl<'m> Batcher<'m> {
         &mut self,
         mut look: impl FnMut(RequestId, usize, &[f32]) -> Result<Step, RuntimeError>,
     ) -> Result<(), RuntimeError> {
-        if interrupt::requested() {
+        if self.model.interrupted()? {
             return Err(RuntimeError::Interrupted);
         }
         self.admit();

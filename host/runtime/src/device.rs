@@ -92,6 +92,12 @@ pub trait Device: Send {
     /// Where the batch breaks the limits that the device was prepared for.
     fn step(&mut self, batch: &Batch) -> Result<&[f32], RuntimeError>;
 
+    /// Whether somebody pressed Ctrl-C, here or on any other rank: all are told the same.
+    ///
+    /// # Errors
+    /// Where another rank failed.
+    fn interrupted(&mut self) -> Result<bool, RuntimeError>;
+
     /// What it is, for people: `cpu, 2 threads, avx512`.
     fn describe(&self) -> String;
 }

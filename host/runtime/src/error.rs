@@ -145,6 +145,36 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// An engine for another number of ranks than there are.
+    #[error("{}", rank_count(*engine, *running))]
+    RankCount {
+        /// Ranks of the engine.
+        engine: u32,
+        /// Ranks that run.
+        running: u32,
+    },
+    /// Ranks whose engines were not built together.
+    #[error("rank {rank} has another model than rank 0")]
+    RanksDiffer {
+        /// Which.
+        rank: u32,
+    },
+    /// Another rank failed, which says why.
+    #[error("rank {rank} failed")]
+    RankFailed {
+        /// Which.
+        rank: u32,
+    },
+    /// What went wrong on one of several ranks.
+    #[error("{error} (rank {rank} of {ranks})")]
+    OfRank {
+        /// Which.
+        rank: u32,
+        /// How many there are.
+        ranks: u32,
+        /// What.
+        error: Box<RuntimeError>,
+    },
     /// The person pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -156,10 +186,17 @@ pub enum RuntimeError {
     },
 }
 
+fn rank_count(engine: u32, running: u32) -> String {
+    let ranks = |n: u32| if n == 1 { "1 rank".to_owned() } else { format!("{n} ranks") };
+    let is = if running == 1 { "is" } else { "are" };
+    format!("the engine has {}, and there {is} {running} to run it", ranks(engine))
+}
+
 impl Diagnostic for RuntimeError {
     fn code(&self) -> Code {
         Code(match self {
             RuntimeError::Interrupted => return FileError::Interrupted.code(),
+            RuntimeError::OfRank { error, .. } => return error.code(),
             RuntimeError::EmptyPrompt => 601,
             RuntimeError::PromptTooLong { .. } => 602,
             RuntimeError::TokenOutOfRange { .. } => 603,
@@ -178,12 +215,19 @@ impl Diagnostic for RuntimeError {
             RuntimeError::ChatTemplate { .. } => 616,
             RuntimeError::BadPerplexity { .. } => 617,
             RuntimeError::NoThreads { .. } => 618,
+            RuntimeError::RankCount { .. } => 619,
+            RuntimeError::RanksDiffer { .. } => 620,
+            RuntimeError::RankFailed { .. } => 621,
             RuntimeError::Bug { .. } => 699,
         })
     }
 
     fn fault(&self) -> Fault {
         match self {
+            RuntimeError::OfRank { error, .. } => error.fault(),
+            RuntimeError::RanksDiffer { .. } => Fault::Input,
+            RuntimeError::RankCount { .. } => Fault::Usage,
+            RuntimeError::RankFailed { .. } => Fault::Limit,
             RuntimeError::EmptyPrompt
             | RuntimeError::PromptTooLong { .. }
             | RuntimeError::TokenOutOfRange { .. }
@@ -209,6 +253,7 @@ impl Diagnostic for RuntimeError {
 
     fn location(&self) -> Option<String> {
         match self {
+            RuntimeError::OfRank { error, .. } => error.location(),
             RuntimeError::TokenOutOfRange { position, .. } => {
                 Some(format!("token {position} of the prompt"))
             }
@@ -224,6 +269,18 @@ impl Diagnostic for RuntimeError {
 
     fn help(&self) -> Option<String> {
         Some(match self {
+            RuntimeError::OfRank { error, .. } => return error.help(),
+            RuntimeError::RankCount { engine: 1, .. } => {
+                "run it without mpirun, or build the engine for as many ranks".into()
+            }
+            RuntimeError::RankCount { engine, .. } => format!(
+                "start a process a rank, as in `mpirun -n {engine} engraft run …`, or run all ranks \
+                 in one with --ranks_in_process"
+            ),
+            RuntimeError::RanksDiffer { .. } => {
+                "put the engine that one build wrote, all its ranks, on every machine".into()
+            }
+            RuntimeError::RankFailed { .. } => "look at what that rank says".into(),
             RuntimeError::EmptyPrompt => {
                 "give at least one token; this model's tokenizer adds none of its own".into()
             }

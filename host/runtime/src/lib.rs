@@ -2,7 +2,8 @@
 //!
 //! From the bottom up: a [`Device`] runs one step over a packed [`Batch`]; [`Model`] is an engine
 //! on a device with its limits; [`Batcher`] lets requests join and leave between steps;
-//! [`Generator`] adds sampling, stopping and text; [`evaluate`] asks for logits instead.
+//! [`Generator`] adds sampling, stopping and text; [`evaluate`] asks for logits instead. Where a
+//! model has several [`ranks`], each does all of this, and they meet within a step.
 //!
 //! What a request gives depends on the request alone: not on what else is in the batch, not on
 //! how its prompt was cut into chunks, and not on the number of threads.
@@ -16,6 +17,7 @@ pub mod evaluate;
 mod generate;
 mod kv;
 mod model;
+pub mod ranks;
 mod sampler;
 mod stop;
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! A model: an engine on a device, with the limits it was loaded for.
 
-use crate::cpu::{self, Cpu};
+use crate::cpu::{self, Cpu, Setup};
 use crate::device::{Batch, Device, Limits, Program};
 use crate::error::RuntimeError;
 use crate::kv::Pages;
+use crate::ranks::{Alone, Communicator, Crew, Ranks};
 use engraft_engine::{BuildConfig, Engine};
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 pub use engraft_kernels_cpu::Isa;
@@ -23,7 +26,8 @@ const MOST_THREADS: usize = 1024;
 /// How to load an engine. What is not said comes from the engine's build config.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadOptions {
-    /// Threads; by default one for each physical core that this process may use.
+    /// Threads of this process, which ranks in one process share; by default one for each
+    /// physical core that it may use, or its share of them among the ranks of its machine.
     pub threads: Option<usize>,
     /// Requests that run at a time.
     pub max_batch_size: Option<usize>,
@@ -54,36 +58,103 @@ pub struct Model {
     token_limit: usize,
 }
 
+/// What all ranks agree on.
+#[derive(Clone, Copy)]
+pub(crate) struct Settled {
+    limits: Limits,
+    /// How wide logits are.
+    vocabulary: usize,
+    /// Token ids below it are in the embedding.
+    token_limit: usize,
+}
+
 impl Model {
-    /// Prepares an engine to run on the CPU. Costs milliseconds: no weight is read or copied.
+    /// Prepares an engine of one rank to run on the CPU. Costs milliseconds: no weight is read
+    /// or copied.
     ///
     /// # Errors
-    /// Limits that cannot be, more memory than there is, or a graph that the CPU cannot run.
+    /// An engine of several ranks, limits that cannot be, more memory than there is, or a graph
+    /// that the CPU cannot run.
     pub fn load(engine: Arc<Engine>, options: &LoadOptions) -> Result<Model, RuntimeError> {
-        let build = engine.config().build_config.clone();
-        Model::prepare(engine, &build, options)
+        Model::load_rank(engine, Box::new(Alone), options)
     }
 
-    /// As [`Model::load`], for any program.
+    /// As [`Model::load`], for the one rank of several that this process is. All of them load
+    /// theirs at the same time, and then run the same requests: each step is one of all ranks,
+    /// and all get its logits.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; an engine of another number of ranks than the communicator's, one that
+    /// was not built together with the others', or another rank that failed.
+    pub fn load_rank(
+        engine: Arc<Engine>,
+        line: Box<dyn Communicator>,
+        options: &LoadOptions,
+    ) -> Result<Model, RuntimeError> {
+        let build = engine.config().build_config.clone();
+        let stamp = stamp(&engine);
+        Model::prepare(engine, &build, stamp, line, options)
+    }
+
+    /// As [`Model::load`], for all ranks of an engine in one process: a thread a rank, each with
+    /// a share of the threads.
+    ///
+    /// # Errors
+    /// As [`Model::load_rank`].
+    pub fn load_in_process(
+        engines: Vec<Arc<Engine>>,
+        options: &LoadOptions,
+    ) -> Result<Model, RuntimeError> {
+        let Some(first) = engines.first() else {
+            return Err(RuntimeError::RankCount { engine: 0, running: 1 });
+        };
+        let stamps: Vec<u64> = engines.iter().map(|engine| stamp(engine)).collect();
+        let build = first.config().build_config.clone();
+        let programs = engines.iter().map(|e| e.clone() as Arc<dyn Program>).collect();
+        Model::prepare_in_process(programs, &build, &stamps, options)
+    }
+
+    /// As [`Model::load_rank`], for any program.
     pub(crate) fn prepare(
         program: Arc<dyn Program>,
         build: &BuildConfig,
+        stamp: u64,
+        line: Box<dyn Communicator>,
         options: &LoadOptions,
     ) -> Result<Model, RuntimeError> {
-        let graph = program.graph();
-        let unsupported = |reason: &str| RuntimeError::Unsupported {
-            reason: reason.into(),
-            place: engraft_ir::AnyEntity::Graph,
+        let threads = threads(options, line.neighbours() as usize)?;
+        let (device, settled) = prepare(program.clone(), build, stamp, line, options, threads)?;
+        Ok(Model::new(program, Box::new(device), settled))
+    }
+
+    /// As [`Model::load_in_process`], for any programs.
+    pub(crate) fn prepare_in_process(
+        programs: Vec<Arc<dyn Program>>,
+        build: &BuildConfig,
+        stamps: &[u64],
+        options: &LoadOptions,
+    ) -> Result<Model, RuntimeError> {
+        let Some(first) = programs.first().cloned() else {
+            return Err(RuntimeError::RankCount { engine: 0, running: 1 });
         };
-        let output = graph.output().ok_or_else(|| unsupported("it has no output"))?;
-        let vocabulary = graph.values[output].ty.width.ok_or_else(|| unsupported("no logits"))?;
-        let vocabulary = usize::try_from(vocabulary).map_err(|_| unsupported("too many logits"))?;
-        let limits = limits(graph, build, options)?;
-        let threads = threads(options)?;
-        let device = Box::new(Cpu::prepare(program.clone(), limits, threads, options.isa)?);
-        let token_limit = device.vocabulary();
+        let (engine, running) = (first.graph().rank.mapping.world_size(), programs.len() as u32);
+        if engine != running {
+            return Err(RuntimeError::RankCount { engine, running });
+        }
+        let threads = (threads(options, 1)? / programs.len()).max(1);
+        let (build, stamps, options) = (build.clone(), stamps.to_vec(), options.clone());
+        let one = move |program: Arc<dyn Program>, line: Box<dyn Communicator>| {
+            let stamp = stamps.get(line.rank() as usize).copied().unwrap_or(0);
+            prepare(program, &build, stamp, line, &options, threads)
+        };
+        let (crew, settled) = Crew::start(programs, Arc::new(one))?;
+        Ok(Model::new(first, Box::new(crew), settled))
+    }
+
+    fn new(program: Arc<dyn Program>, device: Box<dyn Device>, settled: Settled) -> Model {
+        let Settled { limits, vocabulary, token_limit } = settled;
         let pages = Pages::new(limits.blocks, limits.tokens_per_block);
-        Ok(Model { program, device, limits, pages, vocabulary, token_limit })
+        Model { program, device, limits, pages, vocabulary, token_limit }
     }
 
     /// What it runs.
@@ -121,6 +192,11 @@ impl Model {
         &mut self.pages
     }
 
+    /// Whether somebody pressed Ctrl-C; all ranks are told the same.
+    pub(crate) fn interrupted(&mut self) -> Result<bool, RuntimeError> {
+        self.device.interrupted()
+    }
+
     pub(crate) fn run(&mut self, batch: &Batch) -> Result<&[f32], RuntimeError> {
         self.device.step(batch)
     }
@@ -137,9 +213,72 @@ fn at_least_one(name: &'static str, value: usize) -> Result<usize, RuntimeError>
     }
 }
 
-fn threads(options: &LoadOptions) -> Result<usize, RuntimeError> {
+/// What engines that were built together have in common.
+fn stamp(engine: &Engine) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let config = engine.config();
+    config.version.hash(&mut hasher);
+    config.pretrained_config.to_string().hash(&mut hasher);
+    engine.provenance().to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Puts one rank of a program on the CPU; what can differ between machines is agreed on with all
+/// other ranks.
+fn prepare(
+    program: Arc<dyn Program>,
+    build: &BuildConfig,
+    stamp: u64,
+    line: Box<dyn Communicator>,
+    options: &LoadOptions,
+    threads: usize,
+) -> Result<(Cpu, Settled), RuntimeError> {
+    let mut ranks = Ranks::new(program.graph().rank, line)?;
+    let graph = program.graph();
+    let output = graph.output().and_then(|output| graph.values[output].ty.width);
+    let tokens = cpu::token_limit(graph).unwrap_or(u64::MAX);
+    let positions = graph.positions().unwrap_or(u64::MAX);
+    let token_bytes = cpu::cache_bytes_of_token(graph).max(1);
+    let free = cpu::free_memory() / u64::from(ranks.neighbours());
+    let affordable = options.kv_cache_bytes.unwrap_or(u64::MAX) / token_bytes;
+    let comfortable = free / CACHE_SHARE / token_bytes;
+    let mine = [stamp, output.unwrap_or(0), tokens, positions, affordable, comfortable];
+    let all = ranks.share(&mine)?;
+    if let Some(other) = all.iter().position(|said| said[0] != all[0][0]) {
+        return Err(RuntimeError::RanksDiffer { rank: other as u32 });
+    }
+    let least = |at: usize| all.iter().map(|said| said[at]).min().unwrap_or(0);
+    let vocabulary = all.iter().map(|said| said[1]).max().unwrap_or(0);
+    let unsupported = |reason: &str| RuntimeError::Unsupported {
+        reason: reason.into(),
+        place: engraft_ir::AnyEntity::Graph,
+    };
+    let vocabulary = match usize::try_from(vocabulary) {
+        Ok(0) => return Err(unsupported("it has no output")),
+        Ok(vocabulary) => vocabulary,
+        Err(_) => return Err(unsupported("too many logits")),
+    };
+    let room = Room { positions: least(3), affordable: least(4), comfortable: least(5) };
+    let limits = limits(build, options, room)?;
+    let setup = Setup { limits, threads, isa: options.isa, vocabulary };
+    let device = Cpu::prepare(program.clone(), ranks, setup)?;
+    let token_limit = usize::try_from(least(2)).unwrap_or(usize::MAX);
+    Ok((device, Settled { limits, vocabulary, token_limit }))
+}
+
+/// How far the ranks that have least reach.
+struct Room {
+    /// Positions that the model has.
+    positions: u64,
+    /// Tokens in the cache, by the bytes that it may take.
+    affordable: u64,
+    /// Tokens in a cache that nobody sized, by the memory that is free.
+    comfortable: u64,
+}
+
+fn threads(options: &LoadOptions, processes: usize) -> Result<usize, RuntimeError> {
     match options.threads {
-        None => Ok(cpu::default_threads().min(MOST_THREADS)),
+        None => Ok(cpu::default_threads(processes).min(MOST_THREADS)),
         Some(threads) if threads > MOST_THREADS => Err(RuntimeError::BadLimit {
             name: "--threads",
             value: threads.to_string(),
@@ -150,11 +289,7 @@ fn threads(options: &LoadOptions) -> Result<usize, RuntimeError> {
 }
 
 /// Settles every limit, and the size of the cache by the memory that is free.
-fn limits(
-    graph: &engraft_ir::Graph,
-    build: &BuildConfig,
-    options: &LoadOptions,
-) -> Result<Limits, RuntimeError> {
+fn limits(build: &BuildConfig, options: &LoadOptions, room: Room) -> Result<Limits, RuntimeError> {
     let pick =
         |name, said: Option<usize>, built: u32| at_least_one(name, said.unwrap_or(built as usize));
     let max_batch_size = pick("--max_batch_size", options.max_batch_size, build.max_batch_size)?;
@@ -189,24 +324,22 @@ fn limits(
             reason: "it must be a multiple of 16",
         });
     }
-    if graph.positions().is_some_and(|positions| positions < max_seq_len as u64) {
+    if room.positions < max_seq_len as u64 {
         return Err(RuntimeError::BadLimit {
             name: "--max_seq_len",
             value: max_seq_len.to_string(),
             reason: "the model's table of positions is shorter",
         });
     }
-    let token_bytes = cpu::cache_bytes_of_token(graph).max(1);
-    let free = cpu::free_memory();
     let longest = max_seq_len.div_ceil(tokens_per_block) * tokens_per_block;
     let wanted = options.kv_cache_tokens.map(|tokens| tokens as u64);
-    let affordable = options.kv_cache_bytes.map(|bytes| bytes / token_bytes);
+    let affordable = options.kv_cache_bytes.map(|_| room.affordable);
     let tokens = match (wanted, affordable) {
         (Some(a), Some(b)) => a.min(b),
         (Some(n), None) | (None, Some(n)) => n,
         (None, None) => {
             let all = (longest as u64).saturating_mul(max_batch_size as u64);
-            all.min((free / CACHE_SHARE / token_bytes).max(tokens_per_block as u64))
+            all.min(room.comfortable.max(tokens_per_block as u64))
         }
     };
     let said = wanted.is_some() || affordable.is_some();

@@ -3,6 +3,7 @@
 use crate::device::{Limits, Program};
 use crate::error::RuntimeError;
 use crate::model::{LoadOptions, Model};
+use crate::ranks::Alone;
 use engraft_engine::{BuildConfig, KvCacheType};
 use engraft_ir::{
     Activation, AttentionData, Axis, DType, Graph, Meaning, Op, Place, PlaceKind, RotaryData,
@@ -115,7 +116,7 @@ fn write(blocks: u32, dtype: DType, fused: bool) -> Graph {
     let mut w = Writer { graph, dtype, place };
     let table = w.weight(&[VOCABULARY as u64, WIDTH]);
     let tokens = w.op(Op::Tokens)[0];
-    let mut x = w.op(Op::Embedding { tokens, table })[0];
+    let mut x = w.op(Op::Embedding { tokens, table, stretch: None })[0];
     // What is still to be added to `x`, where adding is a part of the next norm.
     let mut pending: Option<Value> = None;
     let norm = |w: &mut Writer, x: &mut Value, pending: &mut Option<Value>| {
@@ -176,7 +177,7 @@ fn write(blocks: u32, dtype: DType, fused: bool) -> Graph {
     w.graph
 }
 
-fn build() -> BuildConfig {
+pub(crate) fn build() -> BuildConfig {
     BuildConfig {
         target: "cpu".into(),
         max_batch_size: 4,
@@ -214,5 +215,5 @@ pub(crate) fn model_of(graph: Graph, options: &LoadOptions) -> Model {
 }
 
 pub(crate) fn load(graph: Graph, options: &LoadOptions) -> Result<Model, RuntimeError> {
-    Model::prepare(Arc::new(random(graph)), &build(), options)
+    Model::prepare(Arc::new(random(graph)), &build(), 0, Box::new(Alone), options)
 }

@@ -7,11 +7,14 @@ use std::path::Path;
 use engraft_files::FileError;
 
 use crate::source::Contents;
-use crate::{SourceError, deepspeed, gguf, hf, meta, nemo};
+use crate::{SourceError, deepspeed, gguf, hf, jax, meta, nemo};
 
 /// Opens the model in a directory.
 pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
     let names = names(directory)?;
+    if let Some(found) = jax::open(directory, &names)? {
+        return Ok(found);
+    }
     if let Some(folder) = deepspeed::find(directory, &names).filter(|_| !hf::has_weights(&names)) {
         return deepspeed::open(directory, &folder);
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_files::{FileError, HeaderError};
 
-use crate::{GgufError, TorchError};
+use crate::{GgufError, JaxError, LoraError, PackedError, TorchError};
 
 /// Why a source cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,30 @@ pub enum SourceError {
         path: PathBuf,
         /// What is wrong with it.
         fault: TorchError,
+    },
+    /// A LoRA adapter cannot be merged.
+    #[error("{fault}")]
+    Lora {
+        /// The adapter's directory or the file of it that is at fault.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: LoraError,
+    },
+    /// Weights of few bits that cannot be read.
+    #[error("{fault}")]
+    Packed {
+        /// The model, or its config.
+        path: PathBuf,
+        /// What is wrong with them.
+        fault: PackedError,
+    },
+    /// What JAX's libraries wrote is broken, or holds what we do not read.
+    #[error("{fault}")]
+    Jax {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: JaxError,
     },
     /// Nothing is at the path.
     #[error("there is no model at {}", path.display())]
@@ -178,6 +202,9 @@ impl Diagnostic for SourceError {
             SourceError::Header(error) => return error.code(),
             SourceError::Gguf { fault, .. } => fault.code().0,
             SourceError::Torch { fault, .. } => fault.code().0,
+            SourceError::Lora { fault, .. } => fault.code().0,
+            SourceError::Packed { fault, .. } => fault.code().0,
+            SourceError::Jax { fault, .. } => fault.code().0,
             SourceError::Missing { .. } => 101,
             SourceError::UnknownForm { .. } => 102,
             SourceError::NoConfig { .. } => 103,
@@ -214,6 +241,9 @@ impl Diagnostic for SourceError {
             SourceError::Kind { path, key, .. } => format!("{}, key `{key}`", path.display()),
             SourceError::Gguf { path, .. }
             | SourceError::Torch { path, .. }
+            | SourceError::Lora { path, .. }
+            | SourceError::Packed { path, .. }
+            | SourceError::Jax { path, .. }
             | SourceError::Missing { path }
             | SourceError::UnknownForm { path }
             | SourceError::NoConfig { path, .. }
@@ -235,6 +265,9 @@ impl Diagnostic for SourceError {
             SourceError::Header(error) => return error.help(),
             SourceError::Gguf { fault, .. } => fault.help(),
             SourceError::Torch { fault, .. } => fault.help(),
+            SourceError::Lora { fault, .. } => fault.help(),
+            SourceError::Packed { fault, .. } => fault.help(),
+            SourceError::Jax { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
                 "give the path of a model's directory, or of a GGUF or .nemo file"
             }

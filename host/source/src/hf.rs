@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::source::{Contents, TensorInfo, Weights};
 use crate::{SourceError, ignorable};
 
-mod weights;
+pub(crate) mod weights;
 
 pub(crate) const CONFIG: &str = "config.json";
 /// Texts that go along with a model.
@@ -93,7 +93,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, SourceError> {
     })
 }
 
-fn architectures(path: &Path, config: &Value) -> Result<Vec<String>, SourceError> {
+pub(crate) fn architectures(path: &Path, config: &Value) -> Result<Vec<String>, SourceError> {
     let wrong = || SourceError::Kind {
         path: path.to_owned(),
         key: "architectures".to_owned(),
@@ -109,7 +109,7 @@ fn architectures(path: &Path, config: &Value) -> Result<Vec<String>, SourceError
 }
 
 /// The type that the config names, else the float type of most bytes.
-fn dtype(config: &Value, tensors: &BTreeMap<String, TensorInfo>) -> DType {
+pub(crate) fn dtype(config: &Value, tensors: &BTreeMap<String, TensorInfo>) -> DType {
     let is_ours = |dtype: &DType| matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
     let named = ["torch_dtype", "dtype"]
         .iter()

@@ -15,12 +15,18 @@ mod error;
 mod gguf;
 mod hf;
 mod ignorable;
+mod jax;
+mod lora;
 mod meta;
 mod nemo;
+mod packed;
 mod source;
 mod torch;
 
 pub use error::SourceError;
 pub use gguf::GgufError;
+pub use jax::JaxError;
+pub use lora::{LoraError, Merged};
+pub use packed::PackedError;
 pub use source::{Source, TensorInfo};
 pub use torch::TorchError;

@@ -9,10 +9,12 @@ use engraft_files::FileError;
 use engraft_ir::DType;
 use serde_json::Value;
 
-use crate::{SourceError, directory};
+use crate::lora::{Lora, Merged, Vocabulary};
+use crate::packed::{self, Packed};
+use crate::{LoraError, SourceError, directory};
 
 pub(crate) mod encoding;
-pub(crate) use encoding::{Encoding, Piece, Weights};
+pub(crate) use encoding::{Encoding, Piece, Weights, grid};
 
 /// One tensor of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,8 @@ pub(crate) struct Contents {
 pub struct Source {
     path: PathBuf,
     contents: Contents,
+    pub(crate) packed: Option<Packed>,
+    lora: Option<Lora>,
 }
 
 impl Source {
@@ -97,13 +101,48 @@ impl Source {
             }
             Err(error) => return Err(FileError::io("open", path)(error).into()),
         };
-        let contents =
+        let mut contents =
             if metadata.is_dir() { directory::open(path)? } else { directory::open_file(path)? };
-        Ok(Source { path: path.to_owned(), contents })
+        let Contents { config, config_path, tensors, .. } = &mut contents;
+        let packed = Packed::find(config, config_path, tensors)?;
+        Ok(Source { path: path.to_owned(), contents, packed, lora: None })
+    }
+
+    /// Opens the model at `path` with the LoRA adapter in a directory merged into its weights.
+    ///
+    /// # Errors
+    /// As [`Source::open`]; [`SourceError::Lora`] for whatever does not fit.
+    pub fn open_with_lora(path: &Path, adapter: &Path) -> Result<Source, SourceError> {
+        let mut source = Source::open(path)?;
+        let contents = &mut source.contents;
+        if contents.dialect != "hugging-face" {
+            let fault = LoraError::Dialect(contents.dialect.to_owned());
+            return Err(SourceError::Lora { path: source.path, fault });
+        }
+        let key = |key: &str| contents.config.get(key);
+        let vocabulary = Vocabulary {
+            size: key("vocab_size").and_then(Value::as_u64),
+            tied: key("tie_word_embeddings").and_then(Value::as_bool) == Some(true),
+        };
+        let lora = Lora::open(adapter, &contents.tensors, &vocabulary)?;
+        contents.tensors.extend(lora.infos().map(|(name, info)| (name.to_owned(), info)));
+        contents.files.extend(lora.files());
+        source.lora = Some(lora);
+        Ok(source)
+    }
+
+    /// What of a LoRA adapter was merged.
+    pub fn merged(&self) -> Option<&Merged> {
+        self.lora.as_ref().map(Lora::merged)
+    }
+
+    /// Which of its weights are stored in few bits, and are de-quantised as they are read.
+    pub fn packed(&self) -> Option<String> {
+        self.packed.as_ref().map(Packed::summary)
     }
 
     /// What names and layouts its tensors have: `hugging-face`, `gguf`, `meta`,
-    /// `nemo`, `nemo-old`.
+    /// `nemo`, `nemo-old`, `jax`.
     pub fn dialect(&self) -> &'static str {
         self.contents.dialect
     }
@@ -159,10 +198,13 @@ impl Source {
             .map_or(self.path.as_path(), |(path, _)| path.as_path())
     }
 
-    /// Those top-level keys of the config that say nothing about the arithmetic.
+    /// Those top-level keys of the config that say nothing about the arithmetic, or nothing that
+    /// is not seen to here.
     pub fn ignorable_keys(&self) -> Vec<&str> {
         let keys = self.contents.config.as_object().into_iter().flat_map(|config| config.keys());
-        keys.map(String::as_str).filter(|key| (self.contents.is_ignorable)(key)).collect()
+        let is_read = |key: &str| self.packed.is_some() && key == packed::KEY;
+        let is_ignorable = |key: &&str| (self.contents.is_ignorable)(key) || is_read(key);
+        keys.map(String::as_str).filter(is_ignorable).collect()
     }
 
     /// Appends `rows` of the tensor `name` to `out`: little-endian elements of its `dtype`, a
@@ -183,7 +225,75 @@ impl Source {
         if info.end == info.start || rows.is_empty() {
             return Ok(());
         }
-        Ok(encoding::read(&self.contents.weights, info, rows, out)?)
+        self.read_elements(name, rows.start * info.row()..rows.end * info.row(), out)
+    }
+
+    /// The same by numbers of elements, in row-major order.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_elements(
+        &self,
+        name: &str,
+        elements: Range<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SourceError> {
+        let no_such_rows = |what| SourceError::NoSuchRows { path: self.path.clone(), what };
+        let Some(info) = self.contents.tensors.get(name) else {
+            return Err(no_such_rows(format!("there is no tensor `{name}`")));
+        };
+        let count = info.shape.iter().fold(1u64, |n, &extent| n.saturating_mul(extent));
+        if elements.start > elements.end || elements.end > count {
+            let what = format!("tensor `{name}` has {count} elements, not {elements:?}");
+            return Err(no_such_rows(what));
+        }
+        if elements.is_empty() {
+            return Ok(());
+        }
+        let is_packed = self.packed.as_ref().is_some_and(|packed| packed.has(name));
+        if !is_packed && !self.lora.as_ref().is_some_and(|lora| lora.has(name)) {
+            return encoding::read(&self.contents.weights, info, elements, out);
+        }
+        // What is computed is computed by rows, of which the first and the last may be cut.
+        let row = info.row();
+        let rows = elements.start / row..elements.end.div_ceil(row);
+        let bytes = |elements: u64| (elements - rows.start * row) as usize * info.dtype.size();
+        let at = out.len();
+        self.read_computed(name, rows.clone(), elements.end == count, out)?;
+        out.truncate(at + bytes(elements.end));
+        out.drain(at..at + bytes(elements.start));
+        Ok(())
+    }
+
+    /// Appends rows of a tensor that is packed, or that an adapter changes; `last` says that no
+    /// others will be asked for.
+    fn read_computed(
+        &self,
+        name: &str,
+        rows: Range<u64>,
+        last: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SourceError> {
+        let weights = &self.contents.weights;
+        let whole = |info: &TensorInfo| {
+            let mut bytes = Vec::new();
+            let count = info.shape.iter().product();
+            encoding::read(weights, info, 0..count, &mut bytes)?;
+            Ok(bytes)
+        };
+        let own = |info: &TensorInfo, out: &mut Vec<u8>| match &self.packed {
+            Some(packed) if packed.has(name) => {
+                packed.read(name, rows.clone(), last, &whole, &self.path, out)
+            }
+            _ => {
+                let elements = rows.start * info.row()..rows.end * info.row();
+                encoding::read(weights, info, elements, out)
+            }
+        };
+        match &self.lora {
+            Some(lora) if lora.has(name) => lora.read(name, rows.clone(), &own, out),
+            _ => own(&self.contents.tensors[name], out),
+        }
     }
 }
 

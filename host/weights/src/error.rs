@@ -6,7 +6,7 @@ use engraft_files::FileError;
 use engraft_ir::DType;
 use engraft_source::SourceError;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Names with what is known of each, printed a line each: the first twenty, then how many more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,11 +153,38 @@ pub enum WeightError {
         /// The parameter made of it.
         parameter: String,
     },
+    /// Copies of a tensor that should be the same, of which one is another.
+    #[error("`{tensor}` is not the same in {} and {}", file_name(.first), file_name(.other))]
+    Copies {
+        /// The tensor.
+        tensor: String,
+        /// The first index at which they differ, outermost axis first.
+        index: Vec<u64>,
+        /// The file of the first copy.
+        first: PathBuf,
+        /// The file of the other.
+        other: PathBuf,
+    },
     /// A parameter asked for that the provider does not have.
     #[error("there is no parameter `{parameter}`")]
     Unknown {
         /// The name asked for.
         parameter: String,
+    },
+    /// A parameter whose stream holds more than there is.
+    #[error(
+        "`{parameter}` needs {} of memory at a time, beside the {} that the program takes; \
+         --max_ram is {}", mebibytes(*need), mebibytes(*taken), mebibytes(*max_ram)
+    )]
+    Memory {
+        /// The parameter.
+        parameter: String,
+        /// What its stream holds, in bytes.
+        need: u64,
+        /// What the process takes already.
+        taken: u64,
+        /// What it may take.
+        max_ram: u64,
     },
     /// The source could not be read.
     #[error(transparent)]
@@ -165,6 +192,20 @@ pub enum WeightError {
     /// A file could not be read or written, or the run was interrupted.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// Whole mebibytes that hold so many bytes.
+fn mebibytes_up(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", mebibytes_up(bytes))
+}
+
+/// A file's name without its directory.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 impl Diagnostic for WeightError {
@@ -182,6 +223,8 @@ impl Diagnostic for WeightError {
             WeightError::Overflow { .. } => 310,
             WeightError::TooLarge { .. } => 311,
             WeightError::Unknown { .. } => 312,
+            WeightError::Memory { .. } => 313,
+            WeightError::Copies { .. } => 319,
             WeightError::Source(e) => return e.code(),
             WeightError::File(e) => return e.code(),
         })
@@ -195,12 +238,14 @@ impl Diagnostic for WeightError {
             | WeightError::NotFloat { .. }
             | WeightError::NotFinite { .. }
             | WeightError::Overflow { .. }
+            | WeightError::Copies { .. }
             | WeightError::TooLarge { .. } => Fault::Input,
             WeightError::Origin { .. }
             | WeightError::Twice { .. }
             | WeightError::TiedToNothing { .. }
             | WeightError::Glob { .. } => Fault::Plugin,
             WeightError::Unknown { .. } => Fault::Bug,
+            WeightError::Memory { .. } => Fault::Limit,
             WeightError::Source(e) => e.fault(),
             WeightError::File(e) => e.fault(),
         }
@@ -224,7 +269,12 @@ impl Diagnostic for WeightError {
             WeightError::Overflow { parameter, .. } | WeightError::TooLarge { parameter, .. } => {
                 Some(format!("`{parameter}`"))
             }
-            WeightError::Glob { .. } | WeightError::Unknown { .. } => None,
+            WeightError::Glob { .. } | WeightError::Unknown { .. } | WeightError::Memory { .. } => {
+                None
+            }
+            WeightError::Copies { index, first, other, .. } => {
+                Some(format!("{} and {}, from {index:?} on", first.display(), other.display()))
+            }
             WeightError::Source(e) => e.location(),
             WeightError::File(e) => e.location(),
         }
@@ -270,11 +320,19 @@ impl Diagnostic for WeightError {
             WeightError::Overflow { .. } => {
                 "check the constant of the step in the plugin's origin of this parameter".to_owned()
             }
+            WeightError::Copies { .. } => {
+                "copy the files of all ranks again, from the same checkpoint; what several ranks \
+                 have must be the same in each"
+                    .to_owned()
+            }
             WeightError::TooLarge { dtype: DType::F16, .. } => {
                 "use --dtype bfloat16 (or float32)".to_owned()
             }
             WeightError::TooLarge { .. } => "use --dtype float32".to_owned(),
             WeightError::Unknown { .. } => "report this as a bug, with the command".to_owned(),
+            WeightError::Memory { need, taken, .. } => {
+                format!("pass --max_ram {}M or more", mebibytes_up(need.saturating_add(*taken)) + 16)
+            }
             WeightError::Source(e) => return e.help(),
             WeightError::File(e) => return e.help(),
         })

@@ -4,7 +4,7 @@ use crate::error::{Listing, WeightError};
 use crate::origin::{Origin, Parameter, Part, full_name};
 use crate::provider::{Provider, Supply};
 use crate::steps::{Recipe, cook};
-use crate::stream::{PIECE, PartStream};
+use crate::stream::{self, PIECE, PartStream};
 use engraft_files::FileError;
 use engraft_ir::{DType, PlaceKind, display_axes};
 use engraft_source::Source;
@@ -98,6 +98,42 @@ impl<'a> Plan<'a> {
     /// Source tensors that are left out on purpose, each with the reason.
     pub fn left_out(&self) -> &[(String, String)] {
         &self.left_out
+    }
+
+    /// The source tensors that are used and all zeros. Of each that is not, only the beginning is
+    /// read.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn zeros(&self) -> Result<Vec<String>, WeightError> {
+        let runs = self.entries.values().flat_map(|entry| &entry.runs);
+        let used: BTreeSet<&str> =
+            runs.flat_map(|run| &run.parts).map(|recipe| recipe.tensor.as_str()).collect();
+        let mut zeros = Vec::new();
+        for name in used {
+            if self.is_zero(name)? {
+                zeros.push(name.to_owned());
+            }
+        }
+        Ok(zeros)
+    }
+
+    fn is_zero(&self, name: &str) -> Result<bool, WeightError> {
+        let Some(info) = self.source.tensors().get(name) else { return Ok(false) };
+        let count: u64 = info.shape.iter().product();
+        let (mut at, mut step) = (0, 64);
+        let mut bytes = Vec::new();
+        while at < count {
+            let end = count.min(at + step);
+            bytes.clear();
+            self.source.read_elements(name, at..end, &mut bytes)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+            // Longer and longer: what begins with zeros may be all zeros.
+            (at, step) = (end, (step * 8).min(1 << 20));
+        }
+        Ok(count > 0)
     }
 
     /// The same plan with pieces of another size.
@@ -243,6 +279,24 @@ impl Provider for Plan<'_> {
 
     fn get(&self, name: &str) -> Option<&Supply> {
         self.entries.get(name).map(|entry| &entry.supply)
+    }
+
+    fn held(&self, name: &str) -> u64 {
+        let Some(entry) = self.entries.get(name) else { return 0 };
+        let target = entry.supply.dtype;
+        let run = |run: &Run| {
+            let piece = self.piece / run.parts.len().max(1);
+            let part = |recipe| stream::held(self.source, recipe, target, piece);
+            let parts = run.parts.iter().map(part);
+            if run.outer == 1 {
+                parts.max().unwrap_or(0)
+            } else {
+                // All at a time, and a piece of what they come to.
+                let rows = entry.supply.bytes().min(self.piece as u64);
+                parts.fold(rows, u64::saturating_add)
+            }
+        };
+        entry.runs.iter().map(run).max().unwrap_or(0)
     }
 
     fn stream(

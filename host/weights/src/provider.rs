@@ -27,13 +27,18 @@ impl Supply {
     }
 }
 
-/// The parameters of a model by their names in the checkpoint.
-pub trait Provider {
+/// The parameters of a model by their names in the checkpoint. Several are streamed at a time.
+pub trait Provider: Sync {
     /// All names, in the order of places: embedding, blocks, head.
     fn names(&self) -> &[String];
 
     /// What there is under a name.
     fn get(&self, name: &str) -> Option<&Supply>;
+
+    /// About how many bytes a stream of it holds at a time; for what is not tied.
+    fn held(&self, name: &str) -> u64 {
+        self.get(name).map_or(0, |supply| supply.bytes().min(16 << 20))
+    }
 
     /// Hands the bytes of a parameter to `sink`, piece after piece, row-major and
     /// little-endian. A tied parameter gives the bytes of what it is tied to. Stops at the

@@ -35,6 +35,16 @@ pub(crate) enum Stage {
     Compute(Computation),
 }
 
+impl Stage {
+    /// How many elements come out of it.
+    pub(crate) fn elements(&self) -> u64 {
+        match self {
+            Stage::Arrange(view) => view.elements(),
+            Stage::Compute(computation) => computation.shape.iter().product(),
+        }
+    }
+}
+
 /// An arithmetic step on rows of a known width.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Computation {

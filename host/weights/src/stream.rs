@@ -19,7 +19,7 @@ use engraft_source::Source;
 use std::ops::Range;
 
 /// How many bytes of a stream are held at a time, at least where a row is no longer.
-pub(crate) const PIECE: usize = 8 << 20;
+pub(crate) const PIECE: usize = 1 << 20;
 
 /// Elements of one type, in order.
 trait Feed {
@@ -57,22 +57,13 @@ impl Feed for Rows<'_> {
         if self.left.is_empty() {
             return Ok(());
         }
-        let row: u64 = self.shape.iter().skip(1).product();
-        let first = self.left.start / row;
         let wanted = self.left.start.saturating_add((elements as u64).max(1));
-        // Whole rows, but not beyond those that the range touches.
-        let last = (wanted / row).max(first + 1).min(self.left.end.div_ceil(row));
+        let range = self.left.start..wanted.min(self.left.end);
         let at = out.len();
-        self.source.read(self.tensor, first..last, out)?;
+        self.source.read_elements(self.tensor, range.clone(), out)?;
         let file = self.source.file_of(self.tensor);
-        finite(self.tensor, self.shape, self.dtype, first * row, &out[at..], file)?;
-        // A range may begin and end within a row.
-        let end = (last * row).min(self.left.end);
-        let (skip, keep) = (self.left.start - first * row, end - self.left.start);
-        let width = self.dtype.size();
-        out.truncate(at + (skip + keep) as usize * width);
-        out.drain(at..at + skip as usize * width);
-        self.left.start = end;
+        finite(self.tensor, self.shape, self.dtype, range.start, &out[at..], file)?;
+        self.left.start = range.end;
         Ok(())
     }
 }
@@ -83,6 +74,8 @@ struct Arranged<'a> {
     from: Option<Box<dyn Feed + 'a>>,
     dtype: DType,
     memory: Vec<u8>,
+    /// How many there are.
+    elements: u64,
     view: &'a View,
     next: u64,
     piece: usize,
@@ -95,7 +88,7 @@ impl Feed for Arranged<'_> {
 
     fn pull(&mut self, elements: usize, out: &mut Vec<u8>) -> Result<(), WeightError> {
         if let Some(mut from) = self.from.take() {
-            self.memory = drain(from.as_mut(), self.piece)?;
+            self.memory = drain(from.as_mut(), self.piece, self.elements)?;
         }
         let end = self.next.saturating_add((elements as u64).max(1)).min(self.view.elements());
         self.view.copy(&self.memory, self.dtype.size(), self.next..end, out);
@@ -107,9 +100,10 @@ impl Feed for Arranged<'_> {
     }
 }
 
-/// All that a feed has left.
-fn drain(feed: &mut dyn Feed, piece: usize) -> Result<Vec<u8>, WeightError> {
+/// All that a feed has left: so many elements.
+fn drain(feed: &mut dyn Feed, piece: usize, elements: u64) -> Result<Vec<u8>, WeightError> {
     let mut memory = Vec::new();
+    memory.reserve_exact(elements as usize * feed.dtype().size());
     loop {
         let before = memory.len();
         interrupt::check()?;
@@ -200,6 +194,40 @@ impl Feed for Computed<'_> {
     }
 }
 
+/// About how many bytes the stream of a recipe holds at a time.
+pub(crate) fn held(source: &Source, recipe: &Recipe, target: DType, piece: usize) -> u64 {
+    let dtype_of = |tensor: &str| source.tensors().get(tensor).map(|info| info.dtype);
+    let mut dtype = dtype_of(&recipe.tensor).unwrap_or(DType::F32);
+    let mut elements = recipe.range.end - recipe.range.start;
+    let bytes = |elements: u64, dtype: DType| elements.saturating_mul(dtype.size() as u64);
+    let piece_of = |elements, dtype| bytes(elements, dtype).min(piece as u64);
+    let mut sum = 0u64;
+    for stage in &recipe.stages {
+        sum = sum.saturating_add(match stage {
+            Stage::Arrange(_) => bytes(elements, dtype),
+            Stage::Compute(computation) => {
+                // Rows as they come, in f32, and what comes of them.
+                let row = bytes(computation.width, DType::F32);
+                let rows = piece_of(elements, DType::F32).max(row).saturating_mul(4);
+                let matrix = match &computation.step {
+                    Step::Times(name) | Step::TimesTransposed(name) => {
+                        let info = source.tensors().get(name);
+                        let count = info.map_or(0, |info| info.shape.iter().product());
+                        // As it is and turned.
+                        bytes(count, DType::F32).saturating_mul(2)
+                    }
+                    _ => 0,
+                };
+                dtype = DType::F32;
+                rows.saturating_add(matrix)
+            }
+        });
+        elements = stage.elements();
+    }
+    let raw = if dtype == target { 0 } else { piece_of(elements, dtype) };
+    sum.saturating_add(raw).saturating_add(piece_of(elements, target))
+}
+
 /// One part of a parameter as bytes of the target type.
 pub(crate) struct PartStream<'a> {
     feed: Box<dyn Feed + 'a>,
@@ -228,6 +256,7 @@ impl<'a> PartStream<'a> {
     ) -> Result<Self, WeightError> {
         let rows = Rows::new(source, &recipe.tensor, recipe.range.clone())?;
         let mut feed: Box<dyn Feed + 'a> = Box::new(rows);
+        let mut elements = recipe.range.end - recipe.range.start;
         for stage in &recipe.stages {
             let from = feed;
             feed = match stage {
@@ -235,6 +264,7 @@ impl<'a> PartStream<'a> {
                     dtype: from.dtype(),
                     from: Some(from),
                     memory: Vec::new(),
+                    elements,
                     view,
                     next: 0,
                     piece,
@@ -251,6 +281,7 @@ impl<'a> PartStream<'a> {
                     piece,
                 }),
             };
+            elements = stage.elements();
         }
         let (raw, ready) = (Vec::new(), Vec::new());
         Ok(PartStream {
@@ -281,16 +312,16 @@ impl<'a> PartStream<'a> {
         interrupt::check()?;
         let dtype = self.feed.dtype();
         let elements = (self.piece / dtype.size().max(self.target.size())).max(1);
-        (self.given, self.used) = (0, if self.used == self.raw.len() { 0 } else { self.used });
-        if self.used == 0 {
-            self.raw.clear();
-            self.feed.pull(elements, &mut self.raw)?;
-        }
+        self.given = 0;
         if dtype == self.target {
             // As they are; a row that is longer than a piece goes out in one.
-            std::mem::swap(&mut self.raw, &mut self.ready);
+            self.ready.clear();
+            return self.feed.pull(elements, &mut self.ready);
+        }
+        if self.used == self.raw.len() {
+            self.used = 0;
             self.raw.clear();
-            return Ok(());
+            self.feed.pull(elements, &mut self.raw)?;
         }
         // A pull may bring one long row; the cast of it is not held whole.
         let count = (self.raw.len() - self.used).min(elements * dtype.size()) / dtype.size();

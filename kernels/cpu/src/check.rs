@@ -38,10 +38,14 @@ mod mixture;
 
 fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usize> {
     match *step {
-        Step::Embedding { tokens, table, output } => {
+        Step::Embedding { tokens, table, first, output } => {
             inside(arena, &[output])?;
             shape("tokens", tokens.len(), output.rows)?;
-            indices("token", tokens, table_rows(table, output.width)?)?;
+            let rows = table_rows(table, output.width)?;
+            match first {
+                None => indices("token", tokens, rows)?,
+                Some(first) => stretch(first, rows)?,
+            }
         }
         Step::Gather { input, rows, output } => {
             inside(arena, &[input, output])?;
@@ -100,10 +104,17 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
             let expected = if gain.len() == head_width { head_width } else { input.width };
             shape("gains", gain.len(), expected)?;
         }
-        Step::Positions { table, spans, output } => {
+        Step::Positions { table, first, spans, output } => {
             inside(arena, &[output])?;
             spans_cover(spans, output.rows)?;
-            positions(spans, table_rows(table, output.width)?)?;
+            let rows = table_rows(table, output.width)?;
+            match first {
+                None => positions(spans, rows)?,
+                Some(first) => {
+                    stretch(first, rows)?;
+                    positions(spans, usize::MAX)?;
+                }
+            }
         }
         Step::Rotate { input, table, spans, output } => {
             inside(arena, &[input, output])?;
@@ -276,6 +287,12 @@ fn table_rows(table: Weights<'_>, width: usize) -> Checked<usize> {
     Ok(rows)
 }
 
+/// A stretch of a table that ends where numbers do at most.
+fn stretch(first: usize, rows: usize) -> Checked {
+    ensure!(first.checked_add(rows).is_some(), "{rows} rows from {first} on");
+    Ok(())
+}
+
 fn heads(input: Rows, width: usize) -> Checked {
     let whole = width > 0 && input.width.is_multiple_of(width);
     ensure!(whole, "rows of {} are no heads of {width}", input.width);
@@ -352,7 +369,7 @@ mod tests {
             Step::HeadNorm { input: a, norm, gain, head_width, epsilon: 0.0, output: b }
         };
         let spans = [7, usize::MAX].map(|position| [Span { rows: 4, position, ..Span::default() }]);
-        let positions = |spans| Step::Positions { table: weights, spans, output: b };
+        let positions = |spans| Step::Positions { table: weights, first: None, spans, output: b };
         for (step, reason) in [
             (linear(a, Rows::dense(990, 4, 10)), "outside of an arena of 1000"),
             (linear(a, Rows::dense(39, 4, 10)), "is written over"),
@@ -380,8 +397,17 @@ mod tests {
                 "rows of 10 are not 0 heads",
             ),
             (
-                Step::Embedding { tokens: &[0, 1, 10, 2], table: weights, output: b },
+                Step::Embedding { tokens: &[0, 1, 10, 2], table: weights, first: None, output: b },
                 "token 10 of 10",
+            ),
+            (
+                Step::Positions {
+                    table: weights,
+                    first: Some(usize::MAX),
+                    spans: &spans[0],
+                    output: b,
+                },
+                "10 rows from",
             ),
             (Step::Gather { input: a, rows: &[0, 4, 1, 1], output: b }, "row 4 of 4"),
             (

@@ -11,14 +11,21 @@ use crate::{
 };
 use half::{bf16, f16};
 
+/// A table, or the rows of a larger one from `first` on.
+#[derive(Clone, Copy)]
+pub(crate) struct Table<'a> {
+    pub(crate) weights: Weights<'a>,
+    pub(crate) first: Option<usize>,
+}
+
 /// `output[r] = table[tokens[r]]`; threads share the rows.
 ///
 /// # Safety
-/// Tokens are rows of the table, as checked.
+/// Tokens are rows of the table, as checked, unless it is a part of one.
 pub(crate) unsafe fn embedding(
     isa: Isa,
     tokens: &[u32],
-    table: Weights<'_>,
+    table: Table<'_>,
     output: View,
     team: &Team<'_>,
 ) {
@@ -31,10 +38,11 @@ pub(crate) unsafe fn embedding(
 /// `output[r] = table[position of r]`; threads share the rows.
 ///
 /// # Safety
-/// Positions are rows of the table, and the spans cover the output, as checked.
+/// Positions are rows of the table, as checked, unless it is a part of one; the spans cover the
+/// output.
 pub(crate) unsafe fn positions(
     isa: Isa,
-    table: Weights<'_>,
+    table: Table<'_>,
     spans: &[Span<'_>],
     output: View,
     team: &Team<'_>,
@@ -46,11 +54,21 @@ pub(crate) unsafe fn positions(
     }
 }
 
-/// One row of a table, `n` wide.
-unsafe fn widen(isa: Isa, table: Weights<'_>, row: usize, to: *mut f32, n: usize) {
+/// One row of a table, `n` wide; zeros where another part of the table has it.
+unsafe fn widen(isa: Isa, table: Table<'_>, row: usize, to: *mut f32, n: usize) {
+    let Table { weights, first } = table;
+    let row = match first {
+        None => row,
+        Some(first) if (first..first + weights.len() / n).contains(&row) => row - first,
+        Some(_) => {
+            // SAFETY: the row of the output is `n` long.
+            unsafe { std::slice::from_raw_parts_mut(to, n) }.fill(0.0);
+            return;
+        }
+    };
     // SAFETY: the part is `n` long, and so is the row of the output.
     unsafe {
-        match table.part(row * n..(row + 1) * n) {
+        match weights.part(row * n..(row + 1) * n) {
             Weights::F32(table) => isa.run(Widen { from: table.as_ptr(), to, n }),
             Weights::F16(bits) => isa.run(Widen { from: bits.as_ptr().cast::<f16>(), to, n }),
             Weights::BF16(bits) => isa.run(Widen { from: bits.as_ptr().cast::<bf16>(), to, n }),
@@ -109,7 +127,7 @@ mod tests {
             let output = Rows { start: 2, rows: 5, width, stride: 40 };
             let gathered = Rows::dense(202, 2, width);
             let steps = [
-                Step::Embedding { tokens: &tokens, table: table.weights(), output },
+                Step::Embedding { tokens: &tokens, table: table.weights(), first: None, output },
                 Step::Gather { input: output, rows: &[4, 1], output: gathered },
             ];
             for isa in Isa::available() {
@@ -136,7 +154,8 @@ mod tests {
             let table = Table::new(kind, &noise(11 * width, 4));
             let floats = convert::to_vec(table.weights());
             let output = Rows::dense(3, 5, width);
-            let step = Step::Positions { table: table.weights(), spans: &spans, output };
+            let table = table.weights();
+            let step = Step::Positions { table, first: None, spans: &spans, output };
             for isa in Isa::available() {
                 for threads in [1, 3] {
                     let after = run(isa, threads, &[0.25; 200], &mut [], &[step]);
@@ -145,6 +164,32 @@ mod tests {
                         assert_eq!(&after[3 + row * width..][..width], expected);
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_another_part_of_the_table_has_are_zeros() {
+        let width = 37;
+        let tokens = [3, 10, 0, 14, 4];
+        let span = Span { first_row: 0, rows: 5, position: 8, ..Span::default() };
+        for kind in KINDS {
+            let table = Table::new(kind, &noise(7 * width, 4));
+            let floats = convert::to_vec(table.weights());
+            let (output, second) = (Rows::dense(0, 5, width), Rows::dense(200, 5, width));
+            let (table, first) = (table.weights(), Some(4));
+            let steps = [
+                Step::Embedding { tokens: &tokens, table, first, output },
+                Step::Positions { table, first, spans: &[span], output: second },
+            ];
+            let row = |number: usize| match number {
+                4..=10 => floats[(number - 4) * width..][..width].to_vec(),
+                _ => vec![0.0; width],
+            };
+            for isa in Isa::available() {
+                let after = run(isa, 2, &[0.25; 400], &mut [], &steps);
+                assert_eq!(&after[..5 * width], [3, 10, 0, 14, 4].map(row).concat());
+                assert_eq!(&after[200..][..5 * width], [8, 9, 10, 11, 12].map(row).concat());
             }
         }
     }

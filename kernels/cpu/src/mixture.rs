@@ -31,7 +31,7 @@ const COLUMNS: usize = 128;
 /// What an expert's part costs beside its rows, in rows: reading and widening the weights.
 const READING: usize = 4;
 
-/// The experts of a mixture. They are as many as the router has logits.
+/// The experts of a mixture: as many as the router has logits, or a stretch of those.
 #[derive(Clone, Copy, Debug)]
 pub struct Experts<'a> {
     /// `[experts, 2 · inner, k]`: of each, the rows of `up` and then those of the gate.
@@ -46,6 +46,16 @@ pub struct Experts<'a> {
     pub inner: usize,
     /// What the two halves become.
     pub gating: Gating,
+    /// Where they are a stretch: the number of the first among all that are chosen from, and how
+    /// many they are. The others add nothing.
+    pub stretch: Option<[usize; 2]>,
+}
+
+impl Experts<'_> {
+    /// Which of the router's experts these are.
+    pub(crate) fn here(&self, all: usize) -> Range<usize> {
+        self.stretch.map_or(0..all, |[first, count]| first..first.saturating_add(count))
+    }
 }
 
 /// Floats of the workspace that all threads share, for so many rows; at least one.
@@ -193,10 +203,11 @@ impl Mixture<'_> {
             0 => 0,
             rows => rows + READING,
         };
-        let total: usize = (0..self.scores.width).map(costs).sum::<usize>() * grains;
+        let here = self.experts.here(self.scores.width);
+        let total: usize = here.clone().map(costs).sum::<usize>() * grains;
         let mine = team.part(total, 1);
         let mut before = 0;
-        for expert in 0..self.scores.width {
+        for expert in here {
             let cost = costs(expert);
             if cost == 0 {
                 continue;
@@ -223,6 +234,7 @@ impl Mixture<'_> {
         scratch: &mut [f32],
     ) {
         let Experts { up, up_bias, inner, gating, .. } = self.experts;
+        let matrix = expert - self.experts.here(self.scores.width).start;
         let k = self.input.width;
         let chunk = self.input.rows.min(CHUNK);
         let (gathered, scratch) = scratch.split_at_mut(chunk * k);
@@ -257,7 +269,7 @@ impl Mixture<'_> {
                 // what is gated is this thread's.
                 unsafe {
                     for i in 0..2 {
-                        let at = (2 * expert + i) * inner + column;
+                        let at = (2 * matrix + i) * inner + column;
                         let weights = up.part(at * k..(at + n) * k);
                         let bias = up_bias.map(|bias| &bias[at..at + n]);
                         let to = half(i);
@@ -295,13 +307,13 @@ impl Mixture<'_> {
             unsafe { std::slice::from_raw_parts_mut(output(row, mine.start), mine.len()) }
                 .fill(0.0);
         }
-        for expert in 0..self.scores.width {
+        for (matrix, expert) in self.experts.here(self.scores.width).enumerate() {
             let all = pairs.of(expert);
             for start in all.clone().step_by(CHUNK) {
                 let part = start..all.end.min(start + CHUNK);
                 for column in mine.clone().step_by(COLUMNS) {
                     let n = COLUMNS.min(mine.end - column);
-                    let at = expert * width + column;
+                    let at = matrix * width + column;
                     let weights = down.part(at * inner..(at + n) * inner);
                     let bias = down_bias.map(|bias| &bias[at..at + n]);
                     let (rows, data) = (part.len(), made.as_mut_ptr());

@@ -21,6 +21,9 @@ pub enum Step<'a> {
         tokens: &'a [u32],
         /// `[vocabulary, width]`
         table: Weights<'a>,
+        /// Where the table is a stretch of a larger one: the number of its first row. Ids of
+        /// other rows may be there too, and give zeros.
+        first: Option<usize>,
         /// `[tokens, width]`
         output: Rows,
     },
@@ -129,6 +132,8 @@ pub enum Step<'a> {
     Positions {
         /// `[positions, width]`
         table: Weights<'a>,
+        /// As of an embedding.
+        first: Option<usize>,
         /// Positions of the rows, all less than the table's rows.
         spans: &'a [Span<'a>],
         /// `[rows, width]`
@@ -392,7 +397,8 @@ impl Shared {
         // SAFETY: checked; see each kernel for its division.
         unsafe {
             match *step {
-                Step::Embedding { tokens, table, output } => {
+                Step::Embedding { tokens, table, first, output } => {
+                    let table = embedding::Table { weights: table, first };
                     embedding::embedding(isa, tokens, table, view(output), team);
                 }
                 Step::Gather { input, rows, output } => {
@@ -423,7 +429,8 @@ impl Shared {
                     let heads = norm::Heads { norm, gain, head_width, epsilon };
                     norm::head_norm(isa, view(input), heads, view(output), team);
                 }
-                Step::Positions { table, spans, output } => {
+                Step::Positions { table, first, spans, output } => {
+                    let table = embedding::Table { weights: table, first };
                     embedding::positions(isa, table, spans, view(output), team);
                 }
                 Step::Rotate { input, table, spans, output } => {

@@ -126,7 +126,7 @@ fn every_base_field_is_written_in_the_tables_order_before_the_own_ones() {
     let mut expected: Vec<&str> = BASE.iter().map(|field| field.name).collect();
     expected.push("zebra");
     assert_eq!(keys, expected);
-    assert_eq!(written["mapping"].as_object().unwrap().len(), 7);
+    assert_eq!(written["mapping"].as_object().unwrap().len(), 3);
     assert_eq!(written["quantization"].as_object().unwrap().len(), 9);
 }
 
@@ -211,8 +211,8 @@ fn unknown_words_are_answered_with_the_known_ones() {
 fn unknown_keys_of_mapping_and_quantization_are_errors() {
     let unknown = error(&with("mapping", json!({"rank": 0})));
     assert_eq!(unknown, ConfigError::UnknownKey { key: "mapping.rank".to_owned() });
-    let unknown = error(&with("quantization", json!({"sq_use_plugin": true})));
-    assert_eq!(unknown, ConfigError::UnknownKey { key: "quantization.sq_use_plugin".to_owned() });
+    let unknown = error(&with("quantization", json!({"colour": true})));
+    assert_eq!(unknown, ConfigError::UnknownKey { key: "quantization.colour".to_owned() });
     let wrong = error(&with("quantization", json!({"clamp_val": [1]})));
     assert_eq!(wrong.location().unwrap(), "quantization.clamp_val");
     let wrong = error(&with("quantization", json!({"exclude_modules": [1]})));
@@ -226,15 +226,101 @@ fn a_mapping_that_does_not_multiply_out_is_an_error() {
 }
 
 #[test]
-fn quantised_and_split_checkpoints_are_turned_down_by_name() {
+fn quantised_checkpoints_are_turned_down_by_name() {
     let check = |key, value| Config::from_json(&with(key, value)).unwrap().check_supported();
-    let error = check("quantization", json!({"quant_algo": "W4A16_AWQ"})).unwrap_err();
-    assert!(error.to_string().contains("W4A16_AWQ"), "{error}");
+    let error = check("quantization", json!({"quant_algo": "FP8"})).unwrap_err();
+    assert!(error.to_string().contains("FP8"), "{error}");
+    assert!(check("quantization", json!({"quant_algo": "W4A16_AWQ"})).is_ok());
     let error = check("quantization", json!({"kv_cache_quant_algo": "FP8"})).unwrap_err();
     assert_eq!(error.location().unwrap(), "quantization.kv_cache_quant_algo");
     assert!(check("quantization", json!({"quant_algo": "NO_QUANT"})).is_ok());
-    let error = check("mapping", json!({"world_size": 2, "tp_size": 2})).unwrap_err();
-    assert_eq!(error, ConfigError::Split { world_size: 2 });
+}
+
+#[test]
+fn mappings_of_any_size_are_read_but_for_context_parallelism_and_nonsense() {
+    let read = |value| Config::from_json(&with("mapping", value)).unwrap();
+    let mapping = read(json!({"world_size": 8, "tp_size": 4, "pp_size": 2, "moe_ep_size": 2}));
+    let ir =
+        engraft_ir::Mapping { moe_tp_size: 2, moe_ep_size: 2, ..engraft_ir::Mapping::new(4, 2) };
+    assert_eq!(mapping.mapping.ir(), Ok(ir));
+    assert_eq!(Mapping::from(ir), mapping.mapping);
+    assert_eq!(read(json!({"tp_size": 2})).mapping.world_size, 2);
+    for (value, word) in [
+        (json!({"world_size": 2, "cp_size": 2}), "cp_size is 2"),
+        (json!({"world_size": 0, "tp_size": 0}), "tp_size is 0"),
+        (json!({"tp_size": 2, "moe_tp_size": 2, "moe_ep_size": 2}), "moe_tp_size 2"),
+        (json!({"tp_size": 1u64 << 33}), "too large"),
+    ] {
+        let error = read(value).check_supported().unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+        assert_eq!(error.location().unwrap(), "mapping");
+    }
+}
+
+#[test]
+fn a_mapping_is_written_with_as_little_as_says_it() {
+    let written =
+        |value| Config::from_json(&with("mapping", value)).unwrap().to_json()["mapping"].clone();
+    assert_eq!(
+        written(json!({"cp_size": 1, "gpus_per_node": 8, "moe_tp_size": -1})),
+        json!({
+            "world_size": 1, "tp_size": 1, "pp_size": 1,
+        })
+    );
+    let experts = json!({
+        "world_size": 2, "tp_size": 2, "pp_size": 1, "gpus_per_node": 4, "moe_tp_size": 1,
+        "moe_ep_size": 2,
+    });
+    assert_eq!(written(experts.clone()), experts);
+}
+
+#[test]
+fn old_names_of_the_mapping_stand_beside_the_base_fields() {
+    let mut value = with("tensor_parallel", json!(2));
+    value["pipeline_parallel"] = json!(3);
+    value["world_size"] = json!(6);
+    let config = Config::from_json(&value).unwrap();
+    assert_eq!(config.mapping, Mapping::from(engraft_ir::Mapping::new(2, 3)));
+    assert!(config.own.is_empty(), "{:?}", config.own);
+    value["mapping"] = json!({"tp_size": 4});
+    let error = error(&value);
+    assert_eq!(
+        error.to_string(),
+        "the config's `tensor_parallel` says 2, but its `mapping.tp_size` says 4"
+    );
+}
+
+#[test]
+fn old_flags_of_quantisation_name_a_scheme() {
+    let read = |flags: Value| {
+        let quantization = Config::from_json(&with("quantization", flags)).unwrap().quantization;
+        (quantization.quant_algo.unwrap_or_default(), quantization.kv_cache_quant_algo)
+    };
+    for (flags, scheme) in [
+        (json!({"use_weight_only": true}), "W8A16"),
+        (json!({"use_weight_only": true, "weight_only_precision": "int4"}), "W4A16"),
+        (json!({"use_weight_only": true, "weight_only_precision": "int4_awq"}), "W4A16_AWQ"),
+        (json!({"use_weight_only": true, "weight_only_precision": "int4_gptq"}), "W4A16_GPTQ"),
+        (json!({"use_smooth_quant": true}), "W8A8_SQ_PER_TENSOR_PLUGIN"),
+        (
+            json!({"use_smooth_quant": true, "per_channel": true, "per_token": true}),
+            "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN",
+        ),
+        (json!({"use_smooth_quant": true, "sq_use_plugin": false}), "W8A8_SQ_PER_CHANNEL"),
+        (json!({"enable_fp8": true}), "FP8"),
+        (json!({"enable_fp8_rowwise": true}), "FP8_PER_CHANNEL_PER_TOKEN"),
+        (json!({"use_weight_only": false, "sq_use_plugin": true}), ""),
+    ] {
+        assert_eq!(read(flags.clone()), (scheme.to_owned(), None), "{flags}");
+    }
+    let cache = read(json!({"int8_kv_cache": true}));
+    assert_eq!(cache, (String::new(), Some("INT8".to_owned())));
+    let twice = error(&with("quantization", json!({"quant_algo": "FP8", "use_weight_only": true})));
+    assert_eq!(twice.location().unwrap(), "quantization.use_weight_only");
+    let top = Config::from_json(&with("use_weight_only", json!(true))).unwrap();
+    assert!(top.check_supported().unwrap_err().to_string().contains("W8A16"));
+    let odd = json!({"use_weight_only": true, "weight_only_precision": "int3"});
+    assert!(error(&with("quantization", odd)).help().unwrap().contains("int4_gptq"));
 }
 
 #[test]

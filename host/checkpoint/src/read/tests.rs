@@ -1,9 +1,10 @@
 //! Checkpoints written and read back, and what is turned down.
 
 use super::*;
-use crate::write;
+use crate::{WEIGHTS_FILE, write};
 use engraft_diagnostic::{Diagnostic, Fault};
-use engraft_ir::DType;
+use engraft_ir::{Axis, DType, Meaning};
+use engraft_weights::{Cut, Effort, Share};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
@@ -78,11 +79,21 @@ fn tied() -> Config {
     config(json!({"tie_word_embeddings": true, "rotary_scaling": {"factor": 2.0}}))
 }
 
+/// All parameters, whole.
+fn all(model: &Memory) -> Vec<Share> {
+    let share = |name: &String| {
+        let cut = Cut::whole(&model.supplies[name].shape());
+        Share { name: name.clone(), source: name.clone(), cut }
+    };
+    model.names.iter().map(share).collect()
+}
+
 fn written(config: &Config, model: &Memory) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let texts = BTreeMap::from([("tokenizer.json".to_owned(), b"{}".to_vec())]);
     let provenance = json!({"source": "model", "plugin": {"name": "llama"}});
-    write(directory.path(), config, model, &texts, &provenance, &|_, _| ()).unwrap();
+    write(directory.path(), config, model, &[all(model)], &texts, &provenance, &Effort::default())
+        .unwrap();
     directory
 }
 
@@ -111,6 +122,16 @@ fn foreign(config: &Config, tensors: &[(&str, &[usize], Vec<f32>)]) -> tempfile:
     directory
 }
 
+/// Joins a checkpoint of one rank, which has all of these.
+fn expect(reader: &Reader, wholes: &[(String, Vec<u64>)]) -> Result<Joined, CheckpointError> {
+    let share = |(name, shape): &(String, Vec<u64>)| Share {
+        name: name.clone(),
+        source: name.clone(),
+        cut: Cut::whole(shape),
+    };
+    reader.join(&[wholes.iter().map(share).collect()], wholes)
+}
+
 fn open_error(directory: &Path) -> CheckpointError {
     Reader::open(directory).err().unwrap()
 }
@@ -123,7 +144,7 @@ fn what_is_written_reads_back_bit_for_bit_and_in_the_order_of_places() {
     assert_eq!(reader.names(), model.names());
     assert_eq!(*reader.config(), tied());
     for piece in [8, 16, PIECE] {
-        reader.piece = piece;
+        Arc::get_mut(&mut reader.files).unwrap().piece = piece;
         for name in model.names() {
             assert_eq!(stream(&reader, name).unwrap(), model.bytes[name], "{name}");
             assert_eq!(reader.get(name), model.get(name));
@@ -131,9 +152,24 @@ fn what_is_written_reads_back_bit_for_bit_and_in_the_order_of_places() {
     }
     assert_eq!(reader.text_files()["tokenizer.json"], b"{}");
     assert_eq!(reader.provenance().unwrap()["plugin"]["name"], "llama");
-    assert_eq!(reader.digests().len(), 6);
-    assert_eq!(reader.verify().unwrap(), 6);
+    assert_eq!(reader.digests()[0].len(), 6);
+    let verified = reader.verify(&|done, total| assert!(done <= total)).unwrap();
+    assert_eq!((verified.len(), verified[0].tensors), (1, 6));
     assert!(matches!(stream(&reader, "x"), Err(WeightError::Unknown { .. })));
+}
+
+#[test]
+fn a_record_of_the_first_versions_is_read() {
+    let directory = written(&tied(), &Memory::model());
+    let path = directory.path().join(RECORD_FILE);
+    let record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut old = json!({"format": 1, "engraft": "0.1.0", "provenance": record["provenance"]});
+    std::fs::write(&path, old.to_string()).unwrap();
+    assert!(open_error(directory.path()).to_string().contains("it has no digests"));
+    old["digests"] = record["ranks"][0].clone();
+    std::fs::write(&path, old.to_string()).unwrap();
+    let reader = Reader::open(directory.path()).unwrap();
+    assert_eq!(reader.verify(&|_, _| ()).unwrap()[0].tensors, 6);
 }
 
 #[test]
@@ -160,11 +196,13 @@ fn the_same_model_gives_the_same_bytes() {
 #[test]
 fn progress_ends_where_it_said_it_would() {
     let directory = tempfile::tempdir().unwrap();
-    let heard = std::cell::RefCell::new(Vec::new());
-    let note = |done, total| heard.borrow_mut().push((done, total));
-    let texts = BTreeMap::new();
-    write(directory.path(), &tied(), &Memory::model(), &texts, &Value::Null, &note).unwrap();
-    let heard = heard.into_inner();
+    let heard = std::sync::Mutex::new(Vec::new());
+    let note = |done, total| heard.lock().unwrap().push((done, total));
+    let effort = Effort { progress: &note, ..Effort::default() };
+    let (model, texts) = (Memory::model(), BTreeMap::new());
+    let ranks = [all(&model)];
+    write(directory.path(), &tied(), &model, &ranks, &texts, &Value::Null, &effort).unwrap();
+    let heard = heard.into_inner().unwrap();
     let total = 4 * (40 + 12 + 4 + 4 + 4 + 40);
     assert_eq!((heard[0], heard[heard.len() - 1]), ((0, total), (total, total)));
     assert!(heard.windows(2).all(|pair| pair[0].0 < pair[1].0));
@@ -185,7 +223,7 @@ fn a_tied_head_may_be_absent_or_the_embedding_but_nothing_else() {
         assert_eq!(stream(&reader, HEAD).unwrap(), stream(&reader, EMBEDDING).unwrap());
         let shape = vec![4, 2];
         let expected = [(EMBEDDING.to_owned(), shape.clone()), (HEAD.to_owned(), shape)];
-        assert!(reader.expect(&expected).is_ok());
+        assert!(expect(&reader, &expected).is_ok());
     }
     let mut other = table.clone();
     other[5] = -1.0;
@@ -208,12 +246,12 @@ fn all_tensors_that_do_not_fit_are_listed_at_once() {
         ],
     );
     let reader = Reader::open(directory.path()).unwrap();
-    let expected = [(EMBEDDING.to_owned(), vec![2, 3]), (HEAD.to_owned(), vec![2, 3])];
-    let error = reader.expect(&expected).unwrap_err();
+    let expected = [(EMBEDDING.to_owned(), vec![2, 3]), ("lm_head.bias".to_owned(), vec![2])];
+    let error = expect(&reader, &expected).unwrap_err();
     assert!(error.to_string().contains("1 missing, 1 superfluous, 1 of another"), "{error}");
     let location = error.location().unwrap();
     for line in [
-        "`lm_head.weight` [2, 3]",
+        "`lm_head.bias` [2]",
         "`transformer.layers.0.stray` [1]",
         "`transformer.vocab_embedding.weight` [2, 2], not [2, 3]",
     ] {
@@ -228,9 +266,9 @@ fn a_foreign_checkpoint_has_no_provenance_and_its_nans_are_found() {
     let directory = foreign(&config(json!({})), &[(EMBEDDING, &[4, 3], values)]);
     let mut reader = Reader::open(directory.path()).unwrap();
     assert_eq!(reader.provenance(), None);
-    assert!(matches!(reader.verify(), Err(CheckpointError::NoDigests { .. })));
+    assert!(matches!(reader.verify(&|_, _| ()), Err(CheckpointError::NoDigests { .. })));
     for piece in [8, PIECE] {
-        reader.piece = piece;
+        Arc::get_mut(&mut reader.files).unwrap().piece = piece;
         let error = stream(&reader, EMBEDDING).unwrap_err();
         assert_eq!(error.to_string(), format!("`{EMBEDDING}`[2, 1] is NaN"));
         assert!(error.location().unwrap().ends_with(WEIGHTS_FILE));
@@ -245,7 +283,7 @@ fn a_flipped_bit_is_found_and_named() {
     let at = bytes.len() - 40 * 4 - 2; // in the norm before the head
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let error = Reader::open(directory.path()).unwrap().verify().unwrap_err();
+    let error = Reader::open(directory.path()).unwrap().verify(&|_, _| ()).unwrap_err();
     assert_eq!(error.fault(), Fault::Check);
     assert!(error.location().unwrap().ends_with("\n`transformer.ln_f.weight`"), "{error:?}");
 }
@@ -266,9 +304,21 @@ fn what_is_missing_or_malformed_is_named_by_its_file() {
     let location = error.location().unwrap();
     assert!(location.ends_with("config.json, `hidden_size`"), "{location}");
 
-    let quantised = good.replace("\"quant_algo\": null", "\"quant_algo\": \"FP8\"");
-    std::fs::write(&config_path, quantised).unwrap();
+    let quantised =
+        |name: &str| good.replace("\"quant_algo\": null", &format!("\"quant_algo\": \"{name}\""));
+    std::fs::write(&config_path, quantised("FP8")).unwrap();
     assert!(open_error(directory.path()).to_string().contains("quantised with FP8"));
+    std::fs::write(&config_path, quantised("W8A16")).unwrap();
+    let error = open_error(directory.path());
+    assert!(matches!(error, CheckpointError::FloatWeights { .. }), "{error}");
+    std::fs::write(&config_path, quantised("MIXED_PRECISION")).unwrap();
+    assert!(open_error(directory.path()).to_string().contains("quant_cfg.json"));
+    let layers = json!({"quantized_layers": {
+        "a": {"quant_algo": "FP8"}, "b": {"quant_algo": "FP8"}, "c": {"quant_algo": "W4A16_AWQ"},
+    }});
+    std::fs::write(directory.path().join(mixed::FILE), layers.to_string()).unwrap();
+    let error = open_error(directory.path()).to_string();
+    assert!(error.contains("(FP8 in 2 layers, W4A16_AWQ in 1 layers)"), "{error}");
 
     std::fs::write(&config_path, &good).unwrap();
     std::fs::write(directory.path().join(RECORD_FILE), "{\"format\": 9}").unwrap();
@@ -287,7 +337,8 @@ fn a_provider_that_gives_too_few_bytes_leaves_no_finished_file() {
     model.bytes.get_mut(EMBEDDING).unwrap().truncate(8);
     let directory = tempfile::tempdir().unwrap();
     let texts = BTreeMap::new();
-    let result = write(directory.path(), &tied(), &model, &texts, &Value::Null, &|_, _| ());
-    assert!(matches!(result, Err(CheckpointError::File(FileError::Misuse { .. }))));
+    let (ranks, effort) = ([all(&model)], Effort::default());
+    let result = write(directory.path(), &tied(), &model, &ranks, &texts, &Value::Null, &effort);
+    assert_eq!(result.unwrap_err().code().to_string(), "EG0020");
     assert!(!directory.path().join(CONFIG_FILE).exists());
 }

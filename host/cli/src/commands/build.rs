@@ -1,12 +1,15 @@
 //! `engraft build`: a checkpoint to an engine.
 
-use crate::args::{OutputArgs, PluginArgs};
+use crate::args::{ENGINE_DIR, OutputArgs, PluginArgs};
+use crate::commands::convert::OLD_FLAGS;
 use crate::error::Usage;
+use crate::legacy::{self, Legacy, build_config};
 use crate::{output, progress};
 use anyhow::Result;
 use clap::Args;
 use engraft_checkpoint::WEIGHTS_FILE;
 use engraft_compile::BuildOptions;
+use engraft_convert::Effort;
 use engraft_convert::build::Checkpoint;
 use engraft_engine::KvCacheType;
 use engraft_engine::format::ENGINE_FILE;
@@ -16,13 +19,13 @@ use std::time::Instant;
 
 /// Builds an engine from a TensorRT-LLM checkpoint, whoever wrote it.
 #[derive(Args)]
-#[command(rename_all = "snake_case")]
+#[command(rename_all = "snake_case", args_override_self = true, after_help = OLD_FLAGS)]
 pub struct Build {
     #[command(flatten)]
     plugin: PluginArgs,
-    /// A checkpoint's directory: config.json, rank0.safetensors.
+    /// A checkpoint's directory: config.json, rankN.safetensors.
     #[arg(long, value_name = "DIR")]
-    checkpoint_dir: PathBuf,
+    checkpoint_dir: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -30,6 +33,8 @@ pub struct Build {
     /// Report as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    legacy: Legacy<legacy::Build>,
 }
 
 /// What an engine is built for. The limits are defaults: `run` and `evaluate` may choose others.
@@ -46,7 +51,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "N")]
     max_input_len: Option<u32>,
     /// Tokens of one request, prompt and answer; by default the model's context.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", alias = "max_decoder_seq_len")]
     max_seq_len: Option<u32>,
     /// Tokens of all requests in one step; longer prompts go in chunks.
     #[arg(long, value_name = "N")]
@@ -54,15 +59,18 @@ pub struct BuildArgs {
     /// Tokens of one page of the cache.
     #[arg(long, value_name = "N")]
     tokens_per_block: Option<u32>,
-    /// How past keys and values are kept.
-    #[arg(long, value_name = "TYPE", default_value = "paged", value_parser = ["paged"])]
-    kv_cache_type: String,
+    /// A build_config as TensorRT-LLM writes it, for the limits that the command line leaves out.
+    #[arg(long, value_name = "FILE.json")]
+    build_config: Option<PathBuf>,
 }
 
 impl BuildArgs {
     /// As the compiler takes them.
-    pub fn options(&self) -> BuildOptions {
-        BuildOptions {
+    ///
+    /// # Errors
+    /// A --build_config that cannot be read, or asks for what we would have to disobey.
+    pub fn options(&self) -> Result<BuildOptions> {
+        let given = BuildOptions {
             target: Some(self.target.clone()),
             max_batch_size: self.max_batch_size,
             max_input_len: self.max_input_len,
@@ -70,6 +78,10 @@ impl BuildArgs {
             max_num_tokens: self.max_num_tokens,
             tokens_per_block: self.tokens_per_block,
             kv_cache_type: KvCacheType::Paged,
+        };
+        match &self.build_config {
+            None => Ok(given),
+            Some(file) => build_config::fill(given, file),
         }
     }
 }
@@ -77,41 +89,57 @@ impl BuildArgs {
 impl Build {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
-        let out = self.output.begin(&self.checkpoint_dir)?;
-        let holds = |name| self.checkpoint_dir.join(name).exists();
-        let at = self.checkpoint_dir.display();
+        self.output.listen();
+        self.legacy.settle()?;
+        let Some(checkpoint_dir) = &self.checkpoint_dir else {
+            return Err(Usage::new("there is no --checkpoint_dir")
+                .help("give the directory that `engraft convert` wrote")
+                .into());
+        };
+        let options = self.build.options()?;
+        let out = self.output.begin(checkpoint_dir, ENGINE_DIR)?;
+        let holds = |name| checkpoint_dir.join(name).exists();
+        let at = checkpoint_dir.display();
         if holds(ENGINE_FILE) {
             return Err(Usage::new(format!("{at} is an engine, and not a checkpoint"))
                 .help("give the directory that `engraft convert` wrote; an engine runs as it is")
                 .into());
         }
-        if !holds(WEIGHTS_FILE) && (holds("model.safetensors") || self.checkpoint_dir.is_file()) {
+        if !holds(WEIGHTS_FILE) && (holds("model.safetensors") || checkpoint_dir.is_file()) {
             return Err(Usage::new(format!("{at} is a model, and not a checkpoint"))
                 .help(format!("take `engraft compile --model_dir {at}`"))
                 .into());
         }
-        let checkpoint = Checkpoint::open(&self.checkpoint_dir, self.plugin.plugin.as_deref())?;
+        let checkpoint = Checkpoint::open(checkpoint_dir, self.plugin.plugin.as_deref())?;
+        crate::output::notes(checkpoint.warnings());
         let bar = progress::Bytes::new("writing engine");
-        let built = checkpoint
-            .build(self.build.options(), out.path(), &|done, total| bar.set(done, total))?;
+        let progress = |done, total| bar.set(done, total);
+        let effort = Effort { progress: &progress, ..Effort::default() };
+        let built = checkpoint.build(options, out.path(), &effort)?;
         drop(bar);
         out.commit()?;
+        let directory = self.output.directory(ENGINE_DIR);
         let seconds = start.elapsed().as_secs_f64();
         if self.json {
             output::json(&serde_json::json!({
                 "kind": "engine",
-                "output_dir": self.output.output_dir,
+                "output_dir": directory,
                 "architecture": checkpoint.config().architecture,
                 "plugin": checkpoint.plugin(),
+                "dequantised": checkpoint.dequantised(),
                 "bytes": built.bytes,
                 "seconds": seconds,
             }))?;
         } else {
+            let dequantised = checkpoint.dequantised().map(|weights| {
+                format!("de-quantised: {weights}; this version has no kernels for them\n")
+            });
             output::text(&format!(
-                "{} by {}\nwrote engine {}: {} in {seconds:.2} s\n",
+                "{} by {}\n{}wrote engine {}: {} in {seconds:.2} s\n",
                 checkpoint.config().architecture,
                 checkpoint.plugin(),
-                self.output.output_dir.display(),
+                dequantised.unwrap_or_default(),
+                directory.display(),
                 output::bytes(built.bytes),
             ))?;
         }

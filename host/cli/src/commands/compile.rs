@@ -1,11 +1,13 @@
 //! `engraft compile`: a model to an engine in one pass.
 
-use crate::args::{ModelArgs, OutputArgs};
+use crate::args::{ENGINE_DIR, ModelArgs, OutputArgs};
 use crate::commands::build::BuildArgs;
-use crate::commands::convert::report;
+use crate::commands::convert::{OLD_FLAGS, report};
+use crate::legacy::{self, Legacy};
 use crate::progress;
 use anyhow::Result;
 use clap::Args;
+use engraft_convert::Effort;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,7 +16,7 @@ use std::time::Instant;
 /// The same as `convert` and then `build`, without the checkpoint on disk; the engine's bytes
 /// are the same either way.
 #[derive(Args)]
-#[command(rename_all = "snake_case")]
+#[command(rename_all = "snake_case", args_override_self = true, after_help = OLD_FLAGS)]
 pub struct Compile {
     #[command(flatten)]
     model: ModelArgs,
@@ -25,19 +27,31 @@ pub struct Compile {
     /// Report as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    legacy: Legacy<legacy::Compile>,
 }
 
 impl Compile {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
-        let out = self.output.begin(&self.model.model_dir)?;
+        self.output.listen();
+        self.legacy.settle()?;
+        let options = self.build.options()?;
+        let out = self.output.begin(self.model.model()?, ENGINE_DIR)?;
         let pipeline = self.model.open()?;
         let bar = progress::Bytes::new("writing engine");
-        let built = pipeline.compile(self.build.options(), out.path(), &|done, total| {
-            bar.set(done, total);
-        })?;
+        let progress = |done, total| bar.set(done, total);
+        let effort = Effort { progress: &progress, ..Effort::default() };
+        let built = pipeline.compile(options, out.path(), &effort)?;
         drop(bar);
         out.commit()?;
-        report(&pipeline, "engine", &self.output.output_dir, built.bytes, start, self.json)
+        report(
+            &pipeline,
+            "engine",
+            self.output.directory(ENGINE_DIR),
+            built.bytes,
+            start,
+            self.json,
+        )
     }
 }

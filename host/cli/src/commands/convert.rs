@@ -1,39 +1,133 @@
-//! `engraft convert`: a model to a TensorRT-LLM checkpoint.
+//! `engraft convert`: a model to a TensorRT-LLM checkpoint, or one such checkpoint to another
+//! that is spread over other ranks.
 
-use crate::args::{ModelArgs, OutputArgs};
+use crate::args::{CHECKPOINT_DIR, ModelArgs, OutputArgs};
+use crate::error::Usage;
+use crate::legacy::{self, Legacy};
 use crate::{output, progress};
 use anyhow::Result;
 use clap::Args;
-use engraft_convert::Pipeline;
-use std::path::Path;
+use engraft_convert::build::Checkpoint;
+use engraft_convert::{Effort, Pipeline};
+use engraft_source::Merged;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Converts a model into a TensorRT-LLM checkpoint (config.json, rank0.safetensors).
+/// What stands below the help of a command that takes old command lines.
+pub const OLD_FLAGS: &str = "Every flag of TensorRT-LLM's scripts is taken as well: one without a \
+     meaning here says so,\none that cannot be obeyed is an error. docs/trtllm-flags.md lists them \
+     all.";
+
+/// Converts a model into a TensorRT-LLM checkpoint (config.json, rankN.safetensors), or spreads
+/// such a checkpoint over other ranks.
 #[derive(Args)]
-#[command(rename_all = "snake_case")]
+#[command(rename_all = "snake_case", args_override_self = true, after_help = OLD_FLAGS)]
 pub struct Convert {
     #[command(flatten)]
     model: ModelArgs,
+    /// Instead of a model: a checkpoint to be spread over other ranks.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["model_dir", "meta_ckpt_dir"])]
+    checkpoint_dir: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
+    /// Write config.json alone, without weights.
+    #[arg(long, conflicts_with = "checkpoint_dir")]
+    save_config_only: bool,
     /// Report as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    legacy: Legacy<legacy::Convert>,
 }
 
 impl Convert {
     pub fn run(self) -> Result<ExitCode> {
         let start = Instant::now();
-        let out = self.output.begin(&self.model.model_dir)?;
+        self.output.listen();
+        self.legacy.settle()?;
+        if let Some(checkpoint) = &self.checkpoint_dir {
+            return self.reshard(checkpoint, start);
+        }
+        if let (None, Some(shape)) =
+            (self.model.given(), self.legacy.first_of(legacy::convert::SHAPES))
+        {
+            return Err(Usage::new(format!(
+                "--{shape} without --model_dir asks for random weights"
+            ))
+            .help("give a model's --model_dir: what is not there is not made up")
+            .into());
+        }
+        let out = self.output.begin(self.model.model()?, CHECKPOINT_DIR)?;
         let pipeline = self.model.open()?;
+        let (what, bytes) = if self.save_config_only {
+            ("config", pipeline.write_config(out.path())?)
+        } else {
+            let bar = progress::Bytes::new("writing checkpoint");
+            let progress = |done, total| bar.set(done, total);
+            let effort = Effort { progress: &progress, ..Effort::default() };
+            ("checkpoint", pipeline.write_checkpoint(out.path(), &effort)?)
+        };
+        out.commit()?;
+        report(&pipeline, what, self.output.directory(CHECKPOINT_DIR), bytes, start, self.json)
+    }
+
+    /// From ranks to other ranks.
+    fn reshard(&self, from: &Path, start: Instant) -> Result<ExitCode> {
+        let mapping = self.model.ranks.mapping()?;
+        if self.model.dtype()?.is_some() {
+            return Err(Usage::new("--dtype goes with --model_dir, not with --checkpoint_dir")
+                .help("leave it out: the weights stay as they are; only the ranks change")
+                .into());
+        }
+        let out = self.output.begin(from, CHECKPOINT_DIR)?;
+        let checkpoint = Checkpoint::open(from, self.model.plugin.plugin.as_deref())?;
+        output::notes(checkpoint.warnings());
         let bar = progress::Bytes::new("writing checkpoint");
-        let bytes = pipeline.write_checkpoint(out.path(), &|done, total| bar.set(done, total))?;
+        let progress = |done, total| bar.set(done, total);
+        let effort = Effort { progress: &progress, ..Effort::default() };
+        let parallel = self.model.ranks.parallel_embedding();
+        let bytes = checkpoint.reshard(mapping, parallel, out.path(), &effort)?;
         drop(bar);
         out.commit()?;
-        report(&pipeline, "checkpoint", &self.output.output_dir, bytes, start, self.json)
+        let (directory, seconds) =
+            (self.output.directory(CHECKPOINT_DIR), start.elapsed().as_secs_f64());
+        if self.json {
+            output::json(&serde_json::json!({
+                "kind": "checkpoint",
+                "output_dir": directory,
+                "architecture": checkpoint.config().architecture,
+                "plugin": checkpoint.plugin(),
+                "ranks": mapping.world_size(),
+                "bytes": bytes,
+                "seconds": seconds,
+            }))?;
+        } else {
+            output::text(&format!(
+                "{} by {}: {mapping}\nwrote checkpoint {}: {} in {seconds:.2} s\n",
+                checkpoint.config().architecture,
+                checkpoint.plugin(),
+                directory.display(),
+                output::bytes(bytes),
+            ))?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
+
+/// What was merged, as JSON.
+fn lora(merged: &Merged) -> serde_json::Value {
+    serde_json::json!({
+        "modules": merged.modules,
+        "replaced": merged.replaced,
+        "ranks": [merged.ranks.0, merged.ranks.1],
+        "scales": [merged.scales.0, merged.scales.1],
+        "base_model": merged.base,
+    })
+}
+
+/// How many names of tensors that are all zeros a person is shown.
+const ZEROS_SHOWN: usize = 8;
 
 /// What was made of what.
 pub fn report(
@@ -44,6 +138,7 @@ pub fn report(
     start: Instant,
     json: bool,
 ) -> Result<ExitCode> {
+    let zeros = pipeline.zero_tensors()?;
     let seconds = start.elapsed().as_secs_f64();
     if json {
         output::json(&serde_json::json!({
@@ -54,7 +149,10 @@ pub fn report(
             "dtype": pipeline.config().dtype.config_name(),
             "parameters": pipeline.parameters(),
             "bytes": bytes,
+            "dequantised": pipeline.source().packed(),
+            "lora": pipeline.source().merged().map(lora),
             "unread_config_keys": pipeline.unread(),
+            "zero_tensors": zeros,
             "unused_tensors": pipeline.unused_tensors().iter()
                 .map(|(name, reason)| serde_json::json!({ "tensor": name, "reason": reason }))
                 .collect::<Vec<_>>(),
@@ -69,8 +167,26 @@ pub fn report(
             pipeline.parameters() as f64 / 1e6,
             pipeline.config().dtype.config_name(),
         );
+        if let Some(packed) = pipeline.source().packed() {
+            text += &format!("de-quantised: {packed}\n");
+        }
+        if let Some(merged) = pipeline.source().merged() {
+            text += &format!("merged LoRA: {merged}\n");
+        }
         for (name, reason) in pipeline.unused_tensors() {
             text += &format!("left out: {}: {}\n", name, engraft_diagnostic::escape(reason));
+        }
+        if !zeros.is_empty() {
+            let shown: Vec<String> = zeros
+                .iter()
+                .take(ZEROS_SHOWN)
+                .map(|name| engraft_diagnostic::escape(name))
+                .collect();
+            let more = match zeros.len().saturating_sub(ZEROS_SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more (--json lists all)"),
+            };
+            text += &format!("nothing but zeros: {}{more}\n", shown.join(", "));
         }
         let (at, size) = (directory.display(), output::bytes(bytes));
         text += &format!("wrote {what} {at}: {size} in {seconds:.2} s\n");

@@ -3,6 +3,7 @@
 use crate::commands::run::text_of;
 use crate::error::Usage;
 use crate::load::LoadArgs;
+use crate::ranks::World;
 use crate::{output, progress};
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -69,37 +70,42 @@ pub struct Perplexity {
 }
 
 impl Evaluate {
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(self, world: &World) -> Result<ExitCode> {
         match self {
-            Evaluate::Logits(command) => command.run(),
-            Evaluate::Perplexity(command) => command.run(),
+            Evaluate::Logits(command) => command.run(world),
+            Evaluate::Perplexity(command) => command.run(world),
         }
     }
 }
 
 impl Logits {
-    fn run(self) -> Result<ExitCode> {
-        let out = OutputFile::create(&self.output, self.force)?;
+    fn run(self, world: &World) -> Result<ExitCode> {
+        let out = match world.speaks() {
+            true => Some(OutputFile::create(&self.output, self.force)?),
+            false => None,
+        };
         let prompts = self.prompts()?;
-        let (_, mut model) = self.load.load()?;
+        let (_, mut model) = self.load.load(world)?;
         let ids: Vec<Vec<u32>> = prompts.values().cloned().collect();
         let logits = evaluate::logits(&mut model, &ids)?;
+        let Some(out) = out else { return Ok(ExitCode::SUCCESS) };
         let width = model.vocabulary() as u64;
         let tensors = prompts
             .iter()
             .map(|(name, ids)| (name.clone(), DType::F32, vec![ids.len() as u64, width]));
-        let mut writer = engraft_files::SafetensorsWriter::create(
+        let writer = engraft_files::SafetensorsWriter::create(
             out.path(),
             BTreeMap::new(),
             tensors.collect(),
             1,
         )?;
         for (name, rows) in prompts.keys().zip(&logits) {
-            writer.begin(name)?;
+            let mut tensor = writer.tensor(name)?;
             for piece in rows.chunks(1 << 20) {
                 let bytes: Vec<u8> = piece.iter().flat_map(|x| x.to_le_bytes()).collect();
-                writer.write(&bytes)?;
+                tensor.write(&bytes)?;
             }
+            tensor.finish()?;
         }
         writer.finish()?;
         out.commit()?;
@@ -168,9 +174,9 @@ impl Logits {
 const TEXT: u64 = 1 << 32;
 
 impl Perplexity {
-    fn run(self) -> Result<ExitCode> {
+    fn run(self, world: &World) -> Result<ExitCode> {
         let text = text_of(&self.input_file, TEXT)?;
-        let (engine, mut model) = self.load.load()?;
+        let (engine, mut model) = self.load.load(world)?;
         let mut ids = Tokenizer::of(&engine)?.encode(&text, false)?;
         ids.truncate(self.max_tokens.unwrap_or(usize::MAX));
         let bar = progress::Count::new("scoring", "tokens");

@@ -94,6 +94,13 @@ impl Inspect {
         let limits = &config.build_config;
         let mut rows = model_rows(&config.pretrained_config);
         rows.extend(graph_rows(graph));
+        let rank = engine.rank();
+        if rank.mapping.is_split() {
+            rows.push(row(
+                "rank",
+                format!("{} of {}: {}", rank.number, rank.mapping.world_size(), rank.mapping),
+            ));
+        }
         rows.push(row(
             "file",
             format!("{}, format {}", bytes(engine.bytes()), engraft_engine::format::VERSION),
@@ -115,6 +122,7 @@ impl Inspect {
         let json = json!({
             "kind": "engine",
             "format": engraft_engine::format::VERSION,
+            "rank": rank.number,
             "config": config,
             "provenance": engine.provenance(),
             "bytes": engine.bytes(),
@@ -193,8 +201,11 @@ impl Inspect {
 
     fn model(&self) -> Result<()> {
         if self.graph {
-            let options =
-                Options { model: self.path.clone(), plugin: self.plugin.clone(), dtype: None };
+            let options = Options {
+                model: self.path.clone(),
+                plugin: self.plugin.clone(),
+                ..Options::default()
+            };
             return output::text(&Pipeline::open(&options)?.graph().to_string());
         }
         let source = Source::open(&self.path)?;

@@ -3,12 +3,13 @@
 use crate::error::Usage;
 use crate::load::LoadArgs;
 use crate::output;
+use crate::ranks::World;
 use anyhow::Result;
 use clap::Args;
 use engraft_engine::Engine;
-use engraft_files::{FileError, interrupt};
 use engraft_runtime::{
-    ChatTemplate, Generation, Generator, Message, Model, Request, Sampling, Stop, Tokenizer,
+    ChatTemplate, Generation, Generator, Message, Model, Request, RuntimeError, Sampling, Stop,
+    Tokenizer,
 };
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -99,9 +100,9 @@ struct Prompt {
 }
 
 impl Run {
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(self, world: &World) -> Result<ExitCode> {
         let started = Instant::now();
-        let (engine, mut model) = self.load.load()?;
+        let (engine, mut model) = self.load.load(world)?;
         let loaded = started.elapsed();
         let only_ids = !self.input.input_ids.is_empty();
         let words = match only_ids && self.output_ids && self.stop.is_empty() {
@@ -178,19 +179,17 @@ impl Run {
         let mut times = Times::new(prompts.iter().map(|p| p.ids.len()).sum());
         let mut shown = Ok(());
         while !generator.is_idle() {
-            if interrupt::requested() {
-                if self.streaming {
-                    output::text("\n")?;
-                }
-                return Err(FileError::Interrupted.into());
-            }
             let mut fresh = 0;
-            generator.step(|event| {
+            let stepped = generator.step(|event| {
                 fresh += 1;
                 if self.streaming && shown.is_ok() {
                     shown = output::text(&event.text);
                 }
-            })?;
+            });
+            if self.streaming && matches!(stepped, Err(RuntimeError::Interrupted)) {
+                output::text("\n")?;
+            }
+            stepped?;
             times.step(fresh);
             std::mem::replace(&mut shown, Ok(()))?;
         }

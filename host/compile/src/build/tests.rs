@@ -1,7 +1,7 @@
 //! A toy of two blocks, from the plugin's graph to an engine.
 
 use super::*;
-use engraft_engine::{Engine, EngineError};
+use engraft_engine::Engine;
 use engraft_files::FileError;
 use engraft_ir::{
     Activation, AttentionData, Axis, DType, Meaning, Op, Place, PlaceKind, RotaryData, Scaling,
@@ -35,7 +35,7 @@ fn graph() -> Graph {
     let p = g.make_place(PlaceKind::Embed);
     let table = weight(&mut g, p, "transformer.vocab_embedding.weight", &[32, 8]);
     let tokens = append(&mut g, p, Op::Tokens);
-    let mut x = append(&mut g, p, Op::Embedding { tokens, table });
+    let mut x = append(&mut g, p, Op::Embedding { tokens, table, stretch: None });
     g.places[p].carry = vec![x];
     for block in 0..2 {
         let p = g.make_place(PlaceKind::Block(block));
@@ -149,31 +149,33 @@ fn config() -> Config {
 fn build_toy(
     toy: &Toy,
     directory: &Path,
-    progress: &dyn Fn(u64, u64),
+    progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Built, CompileError> {
     build(Input {
-        graph: graph(),
+        parts: vec![Part::whole(graph())],
         provider: toy,
         config: &config(),
         build: BuildOptions::default(),
         provenance: &json!({"plugin": "toy"}),
         text_files: &[("tokenizer.json".to_owned(), b"{}".to_vec())].into(),
         directory,
-        progress,
+        effort: Effort { progress, ..Effort::default() },
     })
 }
 
 #[test]
 fn a_graph_and_its_weights_become_an_engine() {
     let directory = tempfile::tempdir().unwrap();
-    let last = std::cell::Cell::new((0, 0));
+    let last = std::sync::Mutex::new((0, 0));
     let toy = Toy::new(&graph());
     let built = build_toy(&toy, directory.path(), &|done, total| {
-        assert!(done > last.get().0 && done <= total);
-        last.set((done, total));
+        let mut last = last.lock().unwrap();
+        assert!(done >= last.0 && done <= total);
+        *last = (done, total);
     })
     .unwrap();
-    assert_eq!(last.get().0, last.get().1, "progress ends where it should");
+    let last = last.into_inner().unwrap();
+    assert_eq!(last.0, last.1, "progress ends where it should");
     assert_eq!(built.weights, graph().weights.len() - 1, "the tied head is not stored");
 
     let engine = Engine::open(directory.path()).unwrap();
@@ -266,18 +268,18 @@ fn a_stream_of_the_wrong_length_is_our_mistake_and_names_the_weight() {
     }
     let directory = tempfile::tempdir().unwrap();
     let error = build(Input {
-        graph: graph(),
+        parts: vec![Part::whole(graph())],
         provider: &Short(Toy::new(&graph())),
         config: &config(),
         build: BuildOptions::default(),
         provenance: &json!({}),
         text_files: &BTreeMap::new(),
         directory: directory.path(),
-        progress: &|_, _| {},
+        effort: Effort::default(),
     })
     .unwrap_err();
-    let misuse = matches!(error, CompileError::Engine(EngineError::File(FileError::Misuse { .. })));
-    assert!(misuse && error.to_string().contains("vocab_embedding"), "{error}");
+    assert_eq!(engraft_diagnostic::Diagnostic::code(&error).to_string(), "EG0020");
+    assert!(error.to_string().contains("vocab_embedding"), "{error}");
 }
 
 #[test]

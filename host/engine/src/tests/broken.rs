@@ -246,12 +246,12 @@ fn a_text_file_cannot_leave_the_directory_or_replace_the_engine() {
         let (graph, config, provenance) = (graph(), config(), provenance());
         let text_files = [(name.to_owned(), Vec::new())].into();
         let contents = Contents {
-            graph: &graph,
+            graphs: &[&graph],
             config: &config,
             provenance: &provenance,
             text_files: &text_files,
         };
-        let error = write::<EngineError>(directory.path(), &contents, |_, _| Ok(())).unwrap_err();
+        let error = write::<EngineError>(directory.path(), &contents, |_| Ok(())).unwrap_err();
         assert!(matches!(error, EngineError::FileName { .. }), "{name:?}: {error}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
@@ -263,14 +263,18 @@ fn a_stream_that_gives_too_little_or_too_much_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let (graph, config, provenance) = (graph(), config(), provenance());
         let contents = Contents {
-            graph: &graph,
+            graphs: &[&graph],
             config: &config,
             provenance: &provenance,
             text_files: &BTreeMap::new(),
         };
-        let error = write::<EngineError>(directory.path(), &contents, |weight, sink| {
-            let length = weight.bytes() as isize + extra;
-            Ok(sink(&vec![0; length as usize])?)
+        let error = write::<EngineError>(directory.path(), &contents, |files| {
+            let own = graph.weights.values().filter(|weight| weight.tied.is_none());
+            for weight in own {
+                let length = weight.bytes() as isize + extra;
+                files[0].put(&weight.name, &vec![0; length as usize])?;
+            }
+            Ok(())
         })
         .unwrap_err();
         assert!(matches!(error, EngineError::File(FileError::Misuse { .. })), "{error}");

@@ -1,6 +1,7 @@
 //! Engines of a toy model, whole and broken.
 
 mod broken;
+mod ranks;
 mod whole;
 
 use crate::{
@@ -125,14 +126,14 @@ pub(crate) fn write_toy(directory: &Path) -> Written {
     let (graph, config, provenance) = (graph(), config(), provenance());
     let text_files = text_files();
     let contents = Contents {
-        graph: &graph,
+        graphs: &[&graph],
         config: &config,
         provenance: &provenance,
         text_files: &text_files,
     };
-    write::<EngineError>(directory, &contents, |weight, sink| {
-        for piece in bytes_of(weight).chunks(7) {
-            sink(piece)?;
+    write::<EngineError>(directory, &contents, |files| {
+        for weight in graph.weights.values().filter(|weight| weight.tied.is_none()) {
+            files[0].put(&weight.name, &bytes_of(weight))?;
         }
         Ok(())
     })
@@ -171,11 +172,10 @@ pub(crate) fn forge(path: &Path, change: impl FnOnce(&mut Forgery)) {
     };
     change(&mut forgery);
     let Forgery { metadata, tensors, align } = forgery;
-    let mut writer = SafetensorsWriter::create(path, metadata, tensors.clone(), align).unwrap();
+    let writer = SafetensorsWriter::create(path, metadata, tensors.clone(), align).unwrap();
     for (name, dtype, shape) in tensors {
-        writer.begin(&name).unwrap();
         let bytes = shape.iter().product::<u64>() as usize * dtype.size();
-        writer.write(&vec![0; bytes]).unwrap();
+        writer.put(&name, &vec![0; bytes]).unwrap();
     }
     writer.finish().unwrap();
     let mut bytes = fs::read(path).unwrap();

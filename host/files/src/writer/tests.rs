@@ -22,13 +22,15 @@ fn metadata() -> BTreeMap<String, String> {
 
 fn write_all(path: &Path, align: usize) {
     let mut writer = SafetensorsWriter::create(path, metadata(), declared(), align).unwrap();
-    for (name, dtype, shape) in declared() {
-        writer.begin(&name).unwrap();
+    // The last first: any order will do.
+    for (name, dtype, shape) in declared().into_iter().rev() {
+        let mut tensor = writer.tensor(&name).unwrap();
         let bytes: Vec<u8> = (0..bytes_of(dtype, &shape).unwrap()).map(|i| i as u8 + 1).collect();
         // In pieces, as they come.
         for piece in bytes.chunks(7) {
-            writer.write(piece).unwrap();
+            tensor.write(piece).unwrap();
         }
+        tensor.finish().unwrap();
     }
     let digest = writer.digests().unwrap()["b"][..8].to_owned();
     writer.patch("digests", &digest).unwrap();
@@ -69,32 +71,48 @@ fn the_same_content_gives_the_same_bytes() {
 }
 
 #[test]
-fn a_wrong_order_a_wrong_length_and_a_missing_tensor_are_our_own_mistakes() {
+fn a_wrong_name_a_wrong_length_and_a_missing_tensor_are_our_own_mistakes() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("f");
     let new = || SafetensorsWriter::create(&path, metadata(), declared(), 1).unwrap();
     let text = |result: Result<(), FileError>| result.unwrap_err().to_string();
-    assert!(text(new().begin("a")).ends_with("`a` comes where `b` should"));
+    assert!(text(new().put("c", &[])).ends_with("`c` was not declared"));
     let mut writer = new();
-    writer.begin("b").unwrap();
-    assert!(text(writer.write(&[0; 13])).ends_with("1 bytes too many"));
-    writer.write(&[0; 11]).unwrap();
-    assert!(text(writer.begin("empty")).ends_with("`b` lacks 1 bytes"));
-    writer.write(&[0]).unwrap();
+    assert!(text(writer.put("b", &[0; 13])).ends_with("`b` gets 1 bytes too many"));
+    assert!(text(writer.put("b", &[0; 11])).ends_with("`b` lacks 1 bytes"));
+    writer.put("b", &[0; 12]).unwrap();
     assert!(text(writer.patch("digests", "1")).ends_with("changes its length"));
-    assert!(text(writer.finish()).ends_with("`empty` was never written"));
+    assert!(text(writer.finish()).ends_with("`a` was never written"));
     let mut twice = declared();
     twice.extend(declared());
     assert!(SafetensorsWriter::create(&path, metadata(), twice, 1).is_err());
 }
 
 #[test]
+fn what_an_earlier_run_left_is_kept_where_its_digest_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f");
+    write_all(&path, 64);
+    let whole = std::fs::read(&path).unwrap();
+    let digest_of = |count: u8| digest::blake3_hex(&(1..=count).collect::<Vec<u8>>());
+    let mut writer = SafetensorsWriter::reopen(&path, metadata(), declared(), 64).unwrap();
+    assert!(!writer.keep("b", &digest_of(11)).unwrap());
+    assert!(writer.keep("b", &digest_of(12)).unwrap());
+    assert!(writer.keep("a", &digest_of(20)).unwrap());
+    assert!(writer.keep("empty", &digest_of(0)).unwrap());
+    assert!(writer.digests().is_err());
+    writer.put("scalar", &[1]).unwrap();
+    let digest = writer.digests().unwrap()["b"][..8].to_owned();
+    writer.patch("digests", &digest).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+}
+
+#[test]
 fn a_full_disk_is_told_as_such() {
     // Every write to this device fails as on a full disk.
-    let path = Path::new("/dev/full");
     let tensors = vec![("a".to_owned(), DType::U8, vec![4 << 20])];
-    let mut writer = SafetensorsWriter::create(path, metadata(), tensors, 1).unwrap();
-    writer.begin("a").unwrap();
-    let error = writer.write(&vec![0; 4 << 20]).unwrap_err();
-    assert_eq!(engraft_diagnostic::Diagnostic::code(&error).to_string(), "EG0013");
+    let error = SafetensorsWriter::create(Path::new("/dev/full"), metadata(), tensors, 1).err();
+    let code = engraft_diagnostic::Diagnostic::code(&error.unwrap());
+    assert_eq!(code.to_string(), "EG0013");
 }

@@ -65,7 +65,7 @@ pub(super) fn attention(
 }
 
 /// `chosen=2 activation=silu sigmoid renormalize scale=2.5 prefer=w5 groups=8 chosen_groups=4
-/// best=2 up_bias=w6 down_bias=w7 bound=7.0 slope=1.702`; all but the first two may be missing.
+/// best=2 up_bias=w6 down_bias=w7 bound=7.0 slope=1.702 first=4`; all but the first two may be missing.
 pub(super) fn mixture(line: &mut Cursor<'_>) -> Result<MixtureData, ParseError> {
     let chosen = line.integer_attribute("chosen")?;
     line.attribute("activation")?;
@@ -95,6 +95,9 @@ pub(super) fn mixture(line: &mut Cursor<'_>) -> Result<MixtureData, ParseError> 
     if line.peek() == b'b' {
         let bound = line.number_attribute("bound")?;
         options.bounded = Some(Bounded { bound, slope: line.number_attribute("slope")? });
+    }
+    if line.peek() == b'f' {
+        options.first = Some(line.integer_attribute("first")?);
     }
     Ok(options)
 }

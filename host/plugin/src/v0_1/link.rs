@@ -265,12 +265,16 @@ impl graph::HostBuilder for State {
 
     fn embedding(&mut self, b: Resource<Recorder>, tokens: Value, table: Weight) -> Result<Value> {
         self.one(&b, |r| {
-            Ok(Op::Embedding { tokens: r.value(tokens.index)?, table: r.weight(table.index)? })
+            Ok(Op::Embedding {
+                tokens: r.value(tokens.index)?,
+                table: r.weight(table.index)?,
+                stretch: None,
+            })
         })
     }
 
     fn positions(&mut self, b: Resource<Recorder>, table: Weight) -> Result<Value> {
-        self.one(&b, |r| Ok(Op::Positions { table: r.weight(table.index)? }))
+        self.one(&b, |r| Ok(Op::Positions { table: r.weight(table.index)?, stretch: None }))
     }
 
     fn linear(

@@ -1,4 +1,5 @@
-//! One step: the plan's calls with this batch's rows, handed to the threads in one go.
+//! One step: the plan's calls with this batch's rows, handed to the threads in one go, or in as
+//! many as meetings of ranks divide them into.
 
 use super::plan::{Attention, Call, Plan};
 use super::rope_tables::GrowingTable;
@@ -8,6 +9,7 @@ use cranelift_entity::PrimaryMap;
 use engraft_ir::{Activation, Rotary};
 use engraft_kernels_cpu as kernels;
 use engraft_kernels_cpu::{AttentionOptions, RopeTable, Span, Step};
+use std::ops::Range;
 
 /// All that a step reads.
 pub(crate) struct Inputs<'a> {
@@ -21,9 +23,9 @@ pub(crate) struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// The kernels' steps for this batch.
-    pub(crate) fn steps(&self) -> Result<Vec<Step<'a>>, RuntimeError> {
-        self.plan.calls.iter().map(|call| self.step(call)).collect()
+    /// The kernels' steps for this batch, of some of the plan's calls.
+    pub(crate) fn steps(&self, calls: Range<usize>) -> Result<Vec<Step<'a>>, RuntimeError> {
+        self.plan.calls[calls].iter().map(|call| self.step(call)).collect()
     }
 
     fn table(&self, rotary: Rotary) -> &'a RopeTable {
@@ -36,9 +38,10 @@ impl<'a> Inputs<'a> {
         };
         let vector = |at: usize| self.plan.vectors[at].as_slice();
         Ok(match *call {
-            Call::Embedding { table, output } => Step::Embedding {
+            Call::Embedding { table, first, output } => Step::Embedding {
                 tokens: &self.batch.tokens,
                 table: table.elements(self.program)?,
+                first,
                 output: rows(output),
             },
             Call::Gather { input, output } => {
@@ -81,8 +84,9 @@ impl<'a> Inputs<'a> {
                 epsilon,
                 output: rows(output),
             },
-            Call::Positions { table, output } => Step::Positions {
+            Call::Positions { table, first, output } => Step::Positions {
                 table: table.elements(self.program)?,
+                first,
                 spans: self.spans,
                 output: rows(output),
             },

@@ -5,11 +5,13 @@ use std::fs::read_to_string;
 use std::thread::available_parallelism;
 
 /// One thread for each physical core, as far as this process may use them: a second thread on a
-/// core only competes for what a matrix product needs.
-pub(crate) fn default_threads() -> usize {
+/// core only competes for what a matrix product needs. Of the machine's cores, processes that
+/// work together on it have a share each; `mpirun` may have bound them to theirs already.
+pub(crate) fn default_threads(processes: usize) -> usize {
     let allowed = available_parallelism().map_or(1, usize::from);
     let info = read_to_string("/proc/cpuinfo").unwrap_or_default();
-    physical_cores(&info).map_or(allowed, |cores| cores.min(allowed)).max(1)
+    let cores = physical_cores(&info).unwrap_or(allowed);
+    (cores / processes.max(1)).min(allowed).max(1)
 }
 
 /// Distinct pairs of package and core.
@@ -60,7 +62,8 @@ mod tests {
                     physical id\t: 0\ncore id\t\t: 0\n\nphysical id\t: 1\ncore id\t\t: 0\n";
         assert_eq!(physical_cores(info), Some(2));
         assert_eq!(physical_cores("processor : 0\n"), None);
-        assert!(default_threads() >= 1);
+        assert!(default_threads(1) >= 1);
+        assert_eq!(default_threads(1 << 20), 1);
     }
 
     #[test]

@@ -66,15 +66,15 @@ struct Place {
 }
 
 impl Memory {
-    /// Places for all that `nodes` make; `output` lives to the end. `None` where a size cannot
+    /// Places for all that `nodes` make; `outputs` live to the end. `None` where a size cannot
     /// be counted.
     pub(crate) fn new(
         graph: &Graph,
         nodes: &[Node],
-        output: Value,
+        outputs: &[Value],
         limits: &Limits,
     ) -> Option<Memory> {
-        let last = last_reads(graph, nodes, output);
+        let last = last_reads(graph, nodes, outputs);
         let mut places: SecondaryMap<Value, Option<Place>> = SecondaryMap::new();
         let mut buffers: Vec<Buffer> = Vec::new();
         let mut workspaces: Vec<(Node, usize)> = Vec::new();
@@ -190,8 +190,9 @@ fn rows_of(dim: Dim, limits: &Limits) -> usize {
 fn workspace(graph: &Graph, op: &Op, limits: &Limits) -> Option<Option<usize>> {
     let Op::Mix { input, down, options, .. } = op else { return None };
     let rows = rows_of(graph.values[*input].ty.rows, limits);
-    Some(mixture::sizes(graph, *down, options).and_then(|(chosen, inner)| {
-        engraft_kernels_cpu::workspace(rows, chosen, inner)?.checked_next_multiple_of(ALIGN)
+    Some(mixture::sizes(graph, *down, options).and_then(|sizes| {
+        engraft_kernels_cpu::workspace(rows, sizes.chosen, sizes.inner)?
+            .checked_next_multiple_of(ALIGN)
     }))
 }
 
@@ -215,14 +216,14 @@ fn floats_of(dim: Dim, width: usize, limits: &Limits) -> Option<usize> {
 }
 
 /// When each value is read last, views of it included.
-fn last_reads(graph: &Graph, nodes: &[Node], output: Value) -> SecondaryMap<Value, usize> {
+fn last_reads(graph: &Graph, nodes: &[Node], outputs: &[Value]) -> SecondaryMap<Value, usize> {
     let mut last: SecondaryMap<Value, usize> = SecondaryMap::new();
     for (time, &node) in nodes.iter().enumerate() {
         let data = &graph.nodes[node];
         data.results.iter().for_each(|&made| last[made] = time);
         data.op.values().into_iter().for_each(|read| last[read] = time);
     }
-    last[output] = nodes.len();
+    outputs.iter().for_each(|&output| last[output] = nodes.len());
     for &node in nodes.iter().rev() {
         let data = &graph.nodes[node];
         if let Op::Split { input, .. } = data.op {
@@ -250,6 +251,7 @@ fn overwritable(op: &Op) -> Vec<Value> {
         | Op::Gate { .. }
         | Op::Add { .. }
         | Op::Recur { .. }
+        | Op::AllReduce { .. }
         | Op::Multiply { .. } => op.values(),
         _ => Vec::new(),
     }
@@ -292,8 +294,8 @@ mod tests {
         let nodes: Vec<Node> = graph.schedule().map(|(_, node)| node).collect();
         let output = graph.output().expect("logits");
         let limits = testing::limits();
-        let memory = Memory::new(&graph, &nodes, output, &limits).expect("fits");
-        let last = last_reads(&graph, &nodes, output);
+        let memory = Memory::new(&graph, &nodes, &[output], &limits).expect("fits");
+        let last = last_reads(&graph, &nodes, &[output]);
         let (tokens, outputs) = (limits.max_num_tokens, limits.max_outputs);
         let mut most = 0;
         for (time, &node) in nodes.iter().enumerate() {

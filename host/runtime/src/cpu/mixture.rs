@@ -20,19 +20,36 @@ pub(crate) struct Mixture {
     renormalize: bool,
     scale: f32,
     groups: Option<RoutingGroups>,
+    stretch: Option<[usize; 2]>,
     gating: Gating,
     /// What the threads share while they work on it.
     pub(crate) work: Rows,
 }
 
-/// How much a mixture's rows and columns are: `chosen` and `inner`, if they can be counted.
+/// How much a mixture's rows and columns are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// Experts of each row.
+    pub(crate) chosen: usize,
+    /// Columns between the two matrices.
+    pub(crate) inner: usize,
+    /// Experts whose matrices are here.
+    pub(crate) here: usize,
+}
+
+/// A mixture's sizes, if they can be counted.
 pub(crate) fn sizes(
     graph: &engraft_ir::Graph,
     down: Weight,
     options: &MixtureData,
-) -> Option<(usize, usize)> {
-    let inner = graph.weights[down].shape().last().copied()?;
-    Some((usize::try_from(options.chosen).ok()?, usize::try_from(inner).ok()?))
+) -> Option<Sizes> {
+    let shape = graph.weights[down].shape();
+    let number = |n: u64| usize::try_from(n).ok();
+    Some(Sizes {
+        chosen: usize::try_from(options.chosen).ok()?,
+        inner: number(*shape.last()?)?,
+        here: number(*shape.first()?)?,
+    })
 }
 
 impl Mixture {
@@ -43,7 +60,7 @@ impl Mixture {
     pub(crate) fn new(
         options: &MixtureData,
         [up, down]: [Matrix; 2],
-        (chosen, inner): (usize, usize),
+        Sizes { chosen, inner, here }: Sizes,
         work: Rows,
         mut vector: impl FnMut(Weight) -> Result<usize, RuntimeError>,
     ) -> Result<Mixture, RuntimeError> {
@@ -57,6 +74,7 @@ impl Mixture {
             chosen: groups.chosen as usize,
             best: groups.best as usize,
         });
+        let stretch = options.first.map(|first| [first as usize, here]);
         let gating = match options.bounded {
             Some(bounded) => {
                 let (bound, slope) = (bounded.bound as f32, bounded.slope as f32);
@@ -75,6 +93,7 @@ impl Mixture {
             renormalize: options.renormalize,
             scale: options.scale.unwrap_or(1.0) as f32,
             groups,
+            stretch,
             gating,
             work,
         })
@@ -109,6 +128,7 @@ impl Mixture {
             down_bias: bias(1),
             inner: self.inner,
             gating: self.gating,
+            stretch: self.stretch,
         })
     }
 }

@@ -1,5 +1,7 @@
-//! The CPU as a device: a plan made at load, one run of the thread pool a step.
+//! The CPU as a device: a plan made at load, one run of the thread pool a step, or one for each
+//! stretch between two meetings with other ranks.
 
+mod collective;
 mod exec;
 mod machine;
 mod memory;
@@ -11,10 +13,13 @@ mod rope_tables;
 
 pub(crate) use machine::{default_threads, free_memory};
 
+use collective::Luggage;
+
 use crate::device::{Batch, Device, Limits, Program};
 use crate::error::RuntimeError;
+use crate::ranks::Ranks;
 use cranelift_entity::PrimaryMap;
-use engraft_ir::{Graph, Rotary, StateData};
+use engraft_ir::{Graph, Op, Rotary, StateData};
 use engraft_kernels_cpu::{Arena, Executor, Isa, KvCache, Span};
 use exec::Inputs;
 use plan::Plan;
@@ -35,10 +40,36 @@ pub(crate) fn cache_bytes_of_token(graph: &Graph) -> u64 {
     bytes.fold(0, u64::saturating_add)
 }
 
+/// Token ids below it are in every embedding; none where there is none.
+pub(crate) fn token_limit(graph: &Graph) -> Option<u64> {
+    let rows = graph.schedule().filter_map(|(_, node)| match graph.nodes[node].op {
+        Op::Embedding { stretch: Some(stretch), .. } => Some(stretch.of),
+        Op::Embedding { table, .. } => graph.weights[table].shape().first().copied(),
+        _ => None,
+    });
+    rows.min()
+}
+
+/// How a program is put on the CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    pub(crate) limits: Limits,
+    pub(crate) threads: usize,
+    pub(crate) isa: Option<Isa>,
+    /// How wide the model's logits are.
+    pub(crate) vocabulary: usize,
+}
+
 /// A program on the CPU.
 pub(crate) struct Cpu {
     program: Arc<dyn Program>,
+    ranks: Ranks,
+    luggage: Luggage,
+    /// What the last stage computed, where this is another.
+    received: Vec<f32>,
     limits: Limits,
+    vocabulary: usize,
+    token_limit: usize,
     plan: Plan,
     tables: PrimaryMap<Rotary, GrowingTable>,
     caches: Vec<KvCache>,
@@ -54,10 +85,10 @@ impl Cpu {
     /// no threads to be had.
     pub(crate) fn prepare(
         program: Arc<dyn Program>,
-        limits: Limits,
-        threads: usize,
-        isa: Option<Isa>,
+        ranks: Ranks,
+        setup: Setup,
     ) -> Result<Cpu, RuntimeError> {
+        let Setup { limits, threads, isa, vocabulary } = setup;
         let isa = isa.unwrap_or_else(Isa::detect);
         if !isa.is_available() {
             return Err(RuntimeError::NoIsa { isa: isa.to_string() });
@@ -68,7 +99,8 @@ impl Cpu {
             .saturating_mul(limits.tokens_per_block as u64)
             .saturating_mul(cache_bytes_of_token(graph));
         let values = (plan.arena as u64).saturating_mul(size_of::<f32>() as u64);
-        let (needed, free) = (cached.saturating_add(values), free_memory());
+        let free = free_memory() / u64::from(ranks.neighbours());
+        let needed = cached.saturating_add(values);
         if needed > free {
             return Err(RuntimeError::OutOfMemory {
                 what: "the cache and the values of a step",
@@ -95,45 +127,41 @@ impl Cpu {
             .map_err(|e| RuntimeError::NoThreads { threads, reason: e.to_string() })?;
         // Zeroed memory comes from the system page by page as it is used.
         let arena = Arena::new(plan.arena);
-        Ok(Cpu { program, limits, plan, tables, caches, arena, executor })
+        let token_limit = token_limit(graph).and_then(|limit| usize::try_from(limit).ok());
+        let token_limit = token_limit.unwrap_or(usize::MAX);
+        let (luggage, received) = (Luggage::default(), Vec::new());
+        Ok(Cpu {
+            program,
+            ranks,
+            luggage,
+            received,
+            limits,
+            vocabulary,
+            token_limit,
+            plan,
+            tables,
+            caches,
+            arena,
+            executor,
+        })
     }
 
-    /// Token ids that may be in a batch are less.
-    pub(crate) fn vocabulary(&self) -> usize {
-        self.plan.vocabulary
-    }
-
-    /// What the kernels insist on: a batch that breaks it is our mistake, and no panic.
-    fn check(&self, batch: &Batch) -> Result<(), RuntimeError> {
-        let Limits { max_batch_size, max_num_tokens, max_outputs, .. } = self.limits;
-        let Limits { tokens_per_block, blocks, .. } = self.limits;
-        let rows = batch.tokens.len();
-        let mut next = 0;
-        let mut fits = rows <= max_num_tokens && batch.outputs.len() <= max_outputs;
-        fits &= batch.tokens.iter().all(|&token| (token as usize) < self.plan.vocabulary);
-        fits &= batch.outputs.iter().all(|&row| (row as usize) < rows);
-        for span in &batch.spans {
-            fits &= span.rows.start == next && span.rows.end >= next;
-            next = span.rows.end;
-            let end = span.start.saturating_add(span.rows.len());
-            fits &= end <= self.plan.positions;
-            fits &= end.div_ceil(tokens_per_block) <= span.blocks.len();
-            fits &= span.blocks.iter().all(|&block| (block as usize) < blocks);
-        }
-        fits &= next == rows;
-        let mut slots: Vec<u32> = batch.spans.iter().map(|span| span.slot).collect();
-        slots.sort_unstable();
-        fits &= slots.windows(2).all(|pair| pair[0] != pair[1]);
-        fits &= slots.last().is_none_or(|&slot| (slot as usize) < max_batch_size);
-        match fits {
-            true => Ok(()),
-            false => Err(RuntimeError::Bug { reason: "a batch that breaks its limits".into() }),
+    /// The logits of the last batch that ran, which was this one.
+    pub(crate) fn logits(&self, batch: &Batch) -> &[f32] {
+        match self.plan.logits {
+            Some(slot) => {
+                let rows = slot.rows(batch.tokens.len(), batch.outputs.len());
+                &self.arena[rows.start..][..rows.rows * rows.width]
+            }
+            None => &self.received,
         }
     }
-}
 
-impl Device for Cpu {
-    fn step(&mut self, batch: &Batch) -> Result<&[f32], RuntimeError> {
+    /// Runs one step, together with all other ranks.
+    ///
+    /// # Errors
+    /// As [`Device::step`].
+    pub(crate) fn run(&mut self, batch: &Batch) -> Result<(), RuntimeError> {
         self.check(batch)?;
         let positions = batch.spans.iter().map(|s| s.start + s.rows.len()).max().unwrap_or(0);
         self.tables.values_mut().for_each(|table| table.reach(positions));
@@ -157,15 +185,75 @@ impl Device for Cpu {
             spans: &spans,
             slots: &slots,
         };
-        let steps = inputs.steps()?;
-        self.executor.run(&mut self.arena, &mut self.caches, &steps);
-        let logits = self.plan.logits.rows(batch.tokens.len(), batch.outputs.len());
-        Ok(&self.arena[logits.start..][..logits.rows * logits.width])
+        let mut next = 0;
+        for (before, meeting) in &self.plan.meetings {
+            let steps = inputs.steps(next..*before)?;
+            next = *before;
+            if !steps.is_empty() {
+                self.executor.run(&mut self.arena, &mut self.caches, &steps);
+            }
+            meeting.run(&mut self.ranks, &mut self.arena, batch, &mut self.luggage)?;
+        }
+        let steps = inputs.steps(next..self.plan.calls.len())?;
+        if !steps.is_empty() {
+            self.executor.run(&mut self.arena, &mut self.caches, &steps);
+        }
+        match self.plan.logits {
+            Some(slot) => {
+                let rows = slot.rows(batch.tokens.len(), batch.outputs.len());
+                let logits = &mut self.arena[rows.start..][..rows.rows * rows.width];
+                self.ranks.from_last(logits)
+            }
+            None => {
+                self.received.resize(batch.outputs.len() * self.vocabulary, 0.0);
+                self.ranks.from_last(&mut self.received)
+            }
+        }
+    }
+
+    /// What the kernels insist on: a batch that breaks it is our mistake, and no panic.
+    fn check(&self, batch: &Batch) -> Result<(), RuntimeError> {
+        let Limits { max_batch_size, max_num_tokens, max_outputs, .. } = self.limits;
+        let Limits { tokens_per_block, blocks, .. } = self.limits;
+        let rows = batch.tokens.len();
+        let mut next = 0;
+        let mut fits = rows <= max_num_tokens && batch.outputs.len() <= max_outputs;
+        fits &= batch.tokens.iter().all(|&token| (token as usize) < self.token_limit);
+        fits &= batch.outputs.iter().all(|&row| (row as usize) < rows);
+        for span in &batch.spans {
+            fits &= span.rows.start == next && span.rows.end >= next;
+            next = span.rows.end;
+            let end = span.start.saturating_add(span.rows.len());
+            fits &= end <= self.plan.positions;
+            fits &= end.div_ceil(tokens_per_block) <= span.blocks.len();
+            fits &= span.blocks.iter().all(|&block| (block as usize) < blocks);
+        }
+        fits &= next == rows;
+        let mut slots: Vec<u32> = batch.spans.iter().map(|span| span.slot).collect();
+        slots.sort_unstable();
+        fits &= slots.windows(2).all(|pair| pair[0] != pair[1]);
+        fits &= slots.last().is_none_or(|&slot| (slot as usize) < max_batch_size);
+        match fits {
+            true => Ok(()),
+            false => Err(RuntimeError::Bug { reason: "a batch that breaks its limits".into() }),
+        }
+    }
+}
+
+impl Device for Cpu {
+    fn step(&mut self, batch: &Batch) -> Result<&[f32], RuntimeError> {
+        self.run(batch)?;
+        Ok(self.logits(batch))
+    }
+
+    fn interrupted(&mut self) -> Result<bool, RuntimeError> {
+        self.ranks.any(engraft_files::interrupt::requested())
     }
 
     fn describe(&self) -> String {
         let threads = self.executor.pool().threads();
         let plural = if threads == 1 { "" } else { "s" };
-        format!("cpu, {threads} thread{plural}, {}", self.executor.isa())
+        let isa = self.executor.isa();
+        format!("cpu, {threads} thread{plural}, {isa}")
     }
 }

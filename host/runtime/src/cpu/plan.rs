@@ -3,12 +3,14 @@
 //! Matrices stay where the engine maps them. Only vectors (gains, biases and slopes) are widened
 //! here: they are a thousandth of a model.
 
+use super::collective::Collective;
 use super::memory::{Memory, Slot};
 use super::mixture::{self, Mixture};
 use crate::device::{Limits, Program};
 use crate::error::RuntimeError;
 use engraft_ir::{
-    Activation, AnyEntity, DType, Dim, Graph, Node, NodeData, Op, Rotary, StateData, Value, Weight,
+    Activation, AnyEntity, DType, Dim, Graph, Node, NodeData, Op, Rotary, StateData, Stretch,
+    Value, Weight,
 };
 use engraft_kernels_cpu::{Norm, Rows, WeightKind, Weights, convert::to_vec};
 
@@ -31,7 +33,7 @@ impl Matrix {
 /// and rates. A recurrence's gates are that of the input and that of what is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Call {
-    Embedding { table: Matrix, output: Slot },
+    Embedding { table: Matrix, first: Option<usize>, output: Slot },
     Gather { input: Slot, output: Slot },
     Linear { input: Slot, weight: Matrix, bias: Option<usize>, output: Slot },
     LinearHeads { input: Slot, weight: Matrix, bias: Option<usize>, heads: usize, output: Slot },
@@ -39,7 +41,7 @@ pub(crate) enum Call {
     RmsNorm { input: Slot, gain: usize, epsilon: f32, output: Slot },
     LayerNorm { input: Slot, gain: Option<usize>, bias: Option<usize>, epsilon: f32, output: Slot },
     HeadNorm { input: Slot, norm: Norm, gain: usize, head: usize, epsilon: f32, output: Slot },
-    Positions { table: Matrix, output: Slot },
+    Positions { table: Matrix, first: Option<usize>, output: Slot },
     AddRmsNorm { left: Slot, right: Slot, gain: usize, epsilon: f32, sum: Slot, output: Slot },
     Rotate { input: Slot, rotary: Rotary, output: Slot },
     Attend { query: Slot, key: Slot, value: Option<Slot>, attention: Attention, output: Slot },
@@ -73,12 +75,13 @@ pub(crate) struct Attention {
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) calls: Vec<Call>,
+    /// What ranks do together, each before the call of that number.
+    pub(crate) meetings: Vec<(usize, Collective)>,
     pub(crate) vectors: Vec<Vec<f32>>,
     /// Floats of the arena.
     pub(crate) arena: usize,
-    pub(crate) logits: Slot,
-    /// Token ids below it are in every embedding.
-    pub(crate) vocabulary: usize,
+    /// None where another stage has the head.
+    pub(crate) logits: Option<Slot>,
     /// Positions below it are in every table of learned ones.
     pub(crate) positions: usize,
 }
@@ -88,17 +91,27 @@ impl Plan {
     ///
     /// # Errors
     /// Weights of a type that there are no kernels for or with the wrong number of bytes, sizes
-    /// that cannot be counted, or a graph that does not end in logits.
+    /// that cannot be counted, or a graph that does not end in logits where it is the last stage.
     pub(crate) fn new(program: &dyn Program, limits: &Limits) -> Result<Plan, RuntimeError> {
         let graph = program.graph();
         let nodes: Vec<Node> = graph.schedule().map(|(_, node)| node).collect();
-        let output =
-            graph.output().ok_or_else(|| unsupported("it has no output", AnyEntity::Graph))?;
+        let outputs = match graph.rank.is_last() {
+            true => graph.output().into_iter().collect(),
+            false => graph.places.values().next_back().map_or(Vec::new(), |p| p.carry.clone()),
+        };
+        if outputs.is_empty() {
+            return Err(unsupported("it has no output", AnyEntity::Graph));
+        }
         let uncountable = || unsupported("its values are too large", AnyEntity::Graph);
-        let mut memory = Memory::new(graph, &nodes, output, limits).ok_or_else(uncountable)?;
+        let mut memory = Memory::new(graph, &nodes, &outputs, limits).ok_or_else(uncountable)?;
         let mut builder = Builder { program, graph, memory: &memory, vectors: Vec::new() };
         let mut calls = Vec::with_capacity(nodes.len());
+        let mut meetings = Vec::new();
         for &node in &nodes {
+            if let Some(meeting) = builder.meeting(node)? {
+                meetings.push((calls.len(), meeting));
+                continue;
+            }
             match &graph.nodes[node].op {
                 Op::Concat { inputs, heads } => {
                     let output = builder.slot(graph.nodes[node].results[0])?;
@@ -107,30 +120,36 @@ impl Plan {
                 _ => calls.extend(builder.call(node)?),
             }
         }
-        let mut logits = builder.slot(output)?;
-        let vectors = builder.vectors;
-        if logits.dim == Dim::Tokens {
-            // A graph that no pass has seen gives logits for every token.
-            let input = logits;
-            logits = memory.extra(Dim::Outputs, input.width, limits).ok_or_else(uncountable)?;
-            calls.push(Call::Gather { input, output: logits });
-        } else if !logits.is_dense() {
-            return Err(unsupported("the output is a part of a value", output));
-        }
-        let vocabulary = calls
-            .iter()
-            .filter_map(|call| match call {
-                Call::Embedding { table, .. } => {
-                    graph.weights[table.weight].shape().first().copied()
-                }
-                _ => None,
-            })
-            .min()
-            .map_or(0, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
+        let slots = outputs.iter().map(|&output| builder.slot(output)).collect::<Result<_, _>>();
+        let (slots, vectors): (Vec<Slot>, _) = (slots?, builder.vectors);
+        let logits = if !graph.rank.is_last() {
+            meetings.push((calls.len(), Collective::Send { inputs: slots }));
+            None
+        } else if slots[0].dim == Dim::Outputs && slots[0].is_dense() {
+            Some(slots[0])
+        } else {
+            let input = slots[0];
+            let output = memory.extra(Dim::Outputs, input.width, limits);
+            let output = output.ok_or_else(uncountable)?;
+            calls.push(match input.dim {
+                // A graph that no pass has seen gives logits for every token.
+                Dim::Tokens => Call::Gather { input, output },
+                // A padded vocabulary is cut.
+                _ => Call::PlaceHeads { input, heads: 1, first: 0, output },
+            });
+            Some(output)
+        };
         let positions = graph.positions().and_then(|rows| usize::try_from(rows).ok());
         let positions = positions.unwrap_or(usize::MAX);
-        Ok(Plan { calls, vectors, arena: memory.floats, logits, vocabulary, positions })
+        Ok(Plan { calls, meetings, vectors, arena: memory.floats, logits, positions })
     }
+}
+
+/// The first row of a part of a table.
+fn first(stretch: Option<Stretch>) -> Result<Option<usize>, RuntimeError> {
+    let number = |stretch: Stretch| usize::try_from(stretch.first);
+    let uncountable = |_| unsupported("a table is too large", AnyEntity::Graph);
+    stretch.map(number).transpose().map_err(uncountable)
 }
 
 pub(super) fn unsupported(reason: &str, place: impl Into<AnyEntity>) -> RuntimeError {
@@ -197,7 +216,23 @@ impl Builder<'_> {
         self.vectors.len() - 1
     }
 
-    /// The call for a node; token ids and splits need none.
+    /// What a node does together with other ranks, if it does.
+    fn meeting(&self, node: Node) -> Result<Option<Collective>, RuntimeError> {
+        let NodeData { op, results, .. } = &self.graph.nodes[node];
+        let slots: Result<Vec<Slot>, _> = results.iter().map(|&made| self.slot(made)).collect();
+        Ok(match *op {
+            Op::Receive { .. } => Some(Collective::Receive { outputs: slots? }),
+            Op::AllReduce { input } => {
+                Some(Collective::AllReduce { input: self.slot(input)?, output: slots?[0] })
+            }
+            Op::AllGather { input } => {
+                Some(Collective::AllGather { input: self.slot(input)?, output: slots?[0] })
+            }
+            _ => None,
+        })
+    }
+
+    /// The call for a node; token ids, splits and meetings need none.
     fn call(&mut self, id: Node) -> Result<Option<Call>, RuntimeError> {
         let node: &NodeData = &self.graph.nodes[id];
         let result = |at: usize| -> Result<Slot, RuntimeError> {
@@ -206,13 +241,14 @@ impl Builder<'_> {
         };
         Ok(Some(match node.op {
             Op::Tokens | Op::Split { .. } | Op::Concat { .. } => return Ok(None),
-            Op::Embedding { tokens, table } => {
+            Op::Receive { .. } | Op::AllReduce { .. } | Op::AllGather { .. } => return Ok(None),
+            Op::Embedding { tokens, table, stretch } => {
                 let made = self.graph.values[tokens].node;
                 if !matches!(self.graph.nodes[made].op, Op::Tokens) {
                     return Err(unsupported("its rows are not the batch's tokens", tokens));
                 }
                 let output = result(0)?;
-                Call::Embedding { table: self.matrix(table)?, output }
+                Call::Embedding { table: self.matrix(table)?, first: first(stretch)?, output }
             }
             Op::Outputs { input } => Call::Gather { input: self.slot(input)?, output: result(0)? },
             Op::Linear { input, weight, bias } => {
@@ -221,8 +257,9 @@ impl Builder<'_> {
                 let bias = self.maybe_vector(bias)?;
                 Call::Linear { input, weight, bias, output }
             }
-            Op::Positions { table } => {
-                Call::Positions { table: self.matrix(table)?, output: result(0)? }
+            Op::Positions { table, stretch } => {
+                let (table, output) = (self.matrix(table)?, result(0)?);
+                Call::Positions { table, first: first(stretch)?, output }
             }
             Op::LayerNorm { input, weight, bias, epsilon } => {
                 let (input, output) = (self.slot(input)?, result(0)?);

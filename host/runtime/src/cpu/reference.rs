@@ -123,6 +123,12 @@ fn activate(activation: Activation, x: f64) -> f64 {
     }
 }
 
+/// A row of a table, of which those from `first` on are here; the others are zeros.
+fn row(table: &Matrix, first: u64, number: usize) -> Vec<f64> {
+    let here = number.checked_sub(first as usize).and_then(|at| table.get(at));
+    here.cloned().unwrap_or_else(|| vec![0.0; table[0].len()])
+}
+
 /// The logits of every position.
 fn run(program: &dyn Program, tokens: &[u32]) -> Matrix {
     let graph = program.graph();
@@ -136,11 +142,14 @@ fn run(program: &dyn Program, tokens: &[u32]) -> Matrix {
         };
         let made = match &data.op {
             Op::Tokens => continue,
-            Op::Embedding { table, .. } => {
-                let table = load(*table);
-                tokens.iter().map(|&token| table[token as usize].clone()).collect()
+            Op::Embedding { table, stretch, .. } => {
+                let (table, first) = (load(*table), stretch.map_or(0, |stretch| stretch.first));
+                tokens.iter().map(|&token| row(&table, first, token as usize)).collect()
             }
-            Op::Positions { table } => load(*table)[..tokens.len()].to_vec(),
+            Op::Positions { table, stretch } => {
+                let (table, first) = (load(*table), stretch.map_or(0, |stretch| stretch.first));
+                (0..tokens.len()).map(|position| row(&table, first, position)).collect()
+            }
             Op::Linear { input, weight, bias } => {
                 let weight = load(*weight);
                 let bias = vector(*bias, weight.len(), 0.0);
@@ -225,7 +234,9 @@ fn run(program: &dyn Program, tokens: &[u32]) -> Matrix {
             Op::Mix { input, scores, up, down, options } => {
                 let biases = options.biases.map(|[up, down]| [load(up), load(down)]);
                 let prefer = options.prefer.map(|prefer| load(prefer).remove(0));
-                let experts = experts::Experts { up: load(*up), down: load(*down), prefer, biases };
+                let here = graph.weights[*up].shape()[0] as usize;
+                let (up, down) = (load(*up), load(*down));
+                let experts = experts::Experts { here, up, down, prefer, biases };
                 experts::mix(get(*input), get(*scores), &experts, options)
             }
             Op::Convolve { input, weight, bias, .. } => {

@@ -27,10 +27,9 @@ fn shard(directory: &TempDir, name: &str, tensors: &[(&str, DType)]) {
     let shape = |dtype: DType| vec![8 / dtype.size() as u64];
     let declared =
         tensors.iter().map(|(name, dtype)| ((*name).to_owned(), *dtype, shape(*dtype))).collect();
-    let mut writer = SafetensorsWriter::create(&path, BTreeMap::new(), declared, 1).unwrap();
+    let writer = SafetensorsWriter::create(&path, BTreeMap::new(), declared, 1).unwrap();
     for (name, _) in tensors {
-        writer.begin(name).unwrap();
-        writer.write(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+        writer.put(name, &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
     }
     writer.finish().unwrap();
 }

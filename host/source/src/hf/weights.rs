@@ -44,7 +44,7 @@ impl Kind {
 }
 
 /// Which file an index puts each tensor into.
-type Index = BTreeMap<String, String>;
+pub(crate) type Index = BTreeMap<String, String>;
 
 /// Whether there are files of weights among these.
 pub(super) fn are_among(names: &BTreeSet<String>) -> bool {
@@ -101,8 +101,11 @@ pub(super) fn open(
     Ok((tensors, weights))
 }
 
-/// The tensors of one file.
-fn read(path: &Path, number: usize) -> Result<(File, BTreeMap<String, TensorInfo>), SourceError> {
+/// The tensors of one file, safetensors or pickled, which has this `number` among others.
+pub(crate) fn read(
+    path: &Path,
+    number: usize,
+) -> Result<(File, BTreeMap<String, TensorInfo>), SourceError> {
     if path.extension().is_none_or(|extension| extension != "safetensors") {
         let (file, archive) = torch::open(path)?;
         let tensors = archive.model(path, number)?;
@@ -173,7 +176,7 @@ fn numbered(name: &str, suffix: &str) -> Option<BTreeSet<String>> {
 }
 
 /// Whether all the files are there.
-fn complete(
+pub(crate) fn complete(
     directory: &Path,
     names: &BTreeSet<String>,
     expected: &BTreeSet<String>,
@@ -186,7 +189,7 @@ fn complete(
     Err(SourceError::MissingShards { path, missing, all: expected.len() })
 }
 
-fn read_index(path: &Path) -> Result<Index, SourceError> {
+pub(crate) fn read_index(path: &Path) -> Result<Index, SourceError> {
     let value = super::read_json(path)?;
     let wrong = |key: &str, expected| SourceError::Kind {
         path: path.to_owned(),

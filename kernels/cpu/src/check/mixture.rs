@@ -18,9 +18,11 @@ pub(super) fn mixture(
     let (count, inner) = (scores.width, experts.inner);
     chosen(routing, count)?;
     shape("preferences", routing.prefer.map_or(count, <[f32]>::len), count)?;
+    let here = experts.here(count);
+    ensure!(here.end <= count, "experts {here:?} of {count}");
     let rows = |each: usize| {
-        let rows = count.checked_mul(each).filter(|_| inner > 0);
-        rows.ok_or_else(|| format!("{count} experts of {inner}"))
+        let rows = here.len().checked_mul(each).filter(|_| inner > 0);
+        rows.ok_or_else(|| format!("{} experts of {inner}", here.len()))
     };
     let (up, down) = (rows(inner.saturating_mul(2))?, rows(output.width)?);
     elements(experts.up, up, input.width)?;

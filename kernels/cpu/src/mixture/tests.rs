@@ -62,6 +62,7 @@ impl Case {
             down_bias: biases.then_some(&self.down_bias),
             inner: self.inner,
             gating,
+            stretch: None,
         }
     }
 
@@ -221,4 +222,34 @@ fn no_rows_are_no_work() {
     let case = Case::new(WeightKind::F32, [2, 16, 16, 16], 4, 1);
     let output = case.run(Isa::detect(), 2, routing(1), case.experts(PLAIN, false), [1, 0]);
     assert!(output.is_empty());
+}
+
+#[test]
+fn stretches_of_the_experts_add_up_to_all_of_them() {
+    let (sizes, experts) = ([9, 20, 17, 30], 5);
+    let [rows, k, inner, n] = sizes;
+    for kind in KINDS {
+        let case = Case::new(kind, sizes, experts, 2);
+        let all = case.experts(PLAIN, true);
+        let stretch = |first: usize, count: usize| Experts {
+            up: all.up.part(first * 2 * inner * k..(first + count) * 2 * inner * k),
+            down: all.down.part(first * n * inner..(first + count) * n * inner),
+            up_bias: all.up_bias.map(|bias| &bias[first * 2 * inner..][..count * 2 * inner]),
+            down_bias: all.down_bias.map(|bias| &bias[first * n..][..count * n]),
+            stretch: Some([first, count]),
+            ..all
+        };
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let run = |experts| case.run(isa, threads, routing(2), experts, [0, rows]);
+                let whole = run(all);
+                assert_eq!(bits(&whole), bits(&run(stretch(0, experts))));
+                let (left, right) = (run(stretch(0, 2)), run(stretch(2, 3)));
+                for ((left, right), whole) in left.iter().zip(&right).zip(&whole) {
+                    assert!((left + right - whole).abs() <= 1e-5 * whole.abs().max(1.0));
+                }
+                assert!(run(stretch(5, 0)).iter().all(|&x| x == 0.0));
+            }
+        }
+    }
 }

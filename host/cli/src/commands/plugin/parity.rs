@@ -4,7 +4,7 @@
 use super::reference::{Hidden, Prompt, Reference, ReferenceError};
 use anyhow::Result;
 use engraft_compile::BuildOptions;
-use engraft_convert::Pipeline;
+use engraft_convert::{Effort, Pipeline};
 use engraft_engine::Engine;
 use engraft_files::OutputDir;
 use engraft_ir::PlaceKind;
@@ -133,7 +133,7 @@ impl Parity {
     /// Whatever keeps the model from running, or the reference from being one of this model.
     pub fn measure(pipeline: &Pipeline, reference: &Reference, tolerance: f64) -> Result<Parity> {
         let directory = scratch("model")?;
-        pipeline.compile(BuildOptions::default(), directory.path(), &|_, _| {})?;
+        pipeline.compile(BuildOptions::default(), directory.path(), &Effort::default())?;
         let longest = |p: &Prompt| p.ids.len() + p.greedy.as_ref().map_or(0, Vec::len);
         let tokens = reference.prompts.iter().map(longest).max().unwrap_or(1);
         let mut model = load(&directory, tokens)?;

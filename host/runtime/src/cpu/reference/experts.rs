@@ -18,6 +18,8 @@ fn best(scores: &[f64], of: impl Iterator<Item = usize>, count: usize) -> Vec<us
 
 /// A mixture's weights: matrices of two axes, one row after the other, and vectors.
 pub(super) struct Experts {
+    /// How many are here.
+    pub(super) here: usize,
     pub(super) up: Matrix,
     pub(super) down: Matrix,
     pub(super) prefer: Option<Vec<f64>>,
@@ -56,14 +58,15 @@ fn mix_row(row: &[f64], logits: &[f64], experts: &Experts, options: &MixtureData
     let chosen = best(&ranks, open.into_iter(), options.chosen as usize);
     let total: f64 = chosen.iter().map(|&expert| scores[expert]).sum();
     let divisor = if options.renormalize { total } else { 1.0 };
-    let count = scores.len();
+    let (first, count) = (options.first.map_or(0, |first| first as usize), experts.here);
     let (twice, hidden) = (experts.up.len() / count, experts.down.len() / count);
     let dot = |row: &[f64], w: &[f64]| row.iter().zip(w).map(|(a, b)| a * b).sum::<f64>();
     let bias = |which: usize, expert: usize, i: usize| {
         experts.biases.as_ref().map_or(0.0, |biases| biases[which][expert][i])
     };
     let mut output = vec![0.0; hidden];
-    for expert in chosen {
+    for number in chosen.into_iter().filter(|number| (first..first + count).contains(number)) {
+        let expert = number - first;
         let up = |i: usize| dot(row, &experts.up[expert * twice + i]) + bias(0, expert, i);
         let gated = |i: usize| {
             let (up, gate) = (up(i), up(twice / 2 + i));
@@ -76,7 +79,7 @@ fn mix_row(row: &[f64], logits: &[f64], experts: &Experts, options: &MixtureData
             }
         };
         let gated: Vec<f64> = (0..twice / 2).map(gated).collect();
-        let weight = scores[expert] / divisor * options.scale.unwrap_or(1.0);
+        let weight = scores[number] / divisor * options.scale.unwrap_or(1.0);
         for (i, output) in output.iter_mut().enumerate() {
             let made = dot(&gated, &experts.down[expert * hidden + i]) + bias(1, expert, i);
             *output += weight * made;
@@ -190,4 +193,28 @@ fn mixtures_convolutions_and_recurrences_do_what_their_definitions_say() {
 #[test]
 fn mixtures_convolutions_and_recurrences_give_the_same_bits_in_any_steps() {
     check_bits(TEXT);
+}
+
+/// What a rank has where others have the rest of its tables and experts.
+#[test]
+fn what_other_ranks_have_is_zeros_and_adds_nothing() {
+    let mut text = TEXT.to_owned();
+    for (whole, part) in [
+        ("[97 vocabulary, 32]\n    v0", "[40 vocabulary, 32]\n    v0"),
+        ("embedding v0, w0", "embedding v0, w0, first=20 of=97"),
+        ("\"u1\" f32 [8,", "\"u1\" f32 [3,"),
+        ("\"d1\" f32 [8,", "\"d1\" f32 [3,"),
+        ("groups=4 chosen_groups=2 best=2", "groups=4 chosen_groups=2 best=2 first=2"),
+        ("\"u2\" f32 [5,", "\"u2\" f32 [2,"),
+        ("\"d2\" f32 [5,", "\"d2\" f32 [2,"),
+        ("\"ub\" f32 [5,", "\"ub\" f32 [2,"),
+        ("\"db\" f32 [5,", "\"db\" f32 [2,"),
+        ("bound=1.5 slope=1.702", "bound=1.5 slope=1.702 first=3"),
+        ("chosen=1 activation=relu2", "chosen=1 activation=relu2 first=0"),
+    ] {
+        assert!(text.contains(whole), "{whole}");
+        text = text.replace(whole, part);
+    }
+    check_logits(&text);
+    check_bits(&text);
 }

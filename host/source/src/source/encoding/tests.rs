@@ -29,7 +29,8 @@ fn agrees(weights: &Weights, shape: &[u64], start: u64, encoding: Encoding, whol
     for first in 0..shape[0] {
         for last in first..=shape[0] {
             let mut out = vec![77];
-            read(weights, &info, first..last, &mut out).unwrap();
+            let elements = first * info.row()..last * info.row();
+            read(weights, &info, elements, &mut out).unwrap();
             assert_eq!(out[0], 77);
             assert_eq!(out[1..], whole[first as usize * row..last as usize * row], "{info:?}");
         }

@@ -25,6 +25,7 @@ fn mixtures_that_do_not_fit_are_refused_with_the_reason() {
         down_bias: None,
         inner: 3,
         gating,
+        stretch: None,
     };
     let any = Routing {
         chosen: 2,
@@ -59,6 +60,8 @@ fn mixtures_that_do_not_fit_are_refused_with_the_reason() {
         (groups(2, 1, 3), "of 2"),
         (groups(4, 1, 1), "of 1"),
         (mix(any, Experts { inner: 0, ..all }), "4 experts of 0"),
+        (mix(any, Experts { stretch: Some([1, 4]), ..all }), "experts 1..5 of 4"),
+        (mix(any, Experts { stretch: Some([1, 3]), ..all }), "where 18 times 8"),
         (mix(any, Experts { inner: usize::MAX, ..all }), "4 experts of"),
         (mix(any, Experts { up: all.down, ..all }), "60 weights where 24 times 8"),
         (mix(any, Experts { down: all.up, ..all }), "192 weights where 20 times 3"),

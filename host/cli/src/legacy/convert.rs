@@ -1,0 +1,150 @@
+//! `convert_checkpoint.py` of the reference's four models, and the flags of `quantize.py` that go
+//! the same way here.
+
+use super::Form::{Integer, Number, OneOf, Switch, Text};
+use super::{Flag, idle, obeyed, refused};
+
+const NOT_YET: &str = "engraft does not quantise yet";
+const FLOAT: &str = "leave it out: the weights stay in --dtype";
+const WEIGHT_ONLY: &str = "it only goes with --use_weight_only";
+const SMOOTH: &str = "it only goes with --smoothquant";
+const CALIBRATION: &str = "it only goes with a scheme that is calibrated";
+const SHAPE: &str =
+    "the model's own files say it; TensorRT-LLM, too, takes it for random weights only";
+const STREAMED: &str = "weights are streamed, never loaded whole";
+
+/// Flags that describe a model which is not there.
+pub const SHAPES: &[&str] = &[
+    "vocab_size",
+    "n_positions",
+    "n_layer",
+    "n_head",
+    "n_kv_head",
+    "n_embd",
+    "inter_size",
+    "multiple_of",
+    "ffn_dim_multiplier",
+    "rms_norm_eps",
+    "norm_eps",
+    "hidden_act",
+    "rotary_base",
+    "rotary_dim",
+    "moe_num_experts",
+    "moe_top_k",
+    "moe_renorm_mode",
+];
+
+/// Every flag, in the order of the docs.
+pub const FLAGS: &[Flag] = &[
+    obeyed("model_dir", Text, "the model: a HuggingFace directory or a GGUF file"),
+    obeyed("meta_ckpt_dir", Text, "the same as --model_dir"),
+    obeyed("output_dir", Text, "where to write; `tllm_checkpoint` where it is left out"),
+    obeyed(
+        "dtype",
+        OneOf(&["auto", "float32", "float16", "bfloat16"]),
+        "type of the weights; `auto`, the default for every model, is the model's own",
+    ),
+    obeyed("tp_size", Integer, "ranks that share each matrix"),
+    obeyed("pp_size", Integer, "stages, each with a stretch of the layers"),
+    refused(
+        "cp_size",
+        Integer,
+        &["1"],
+        "a sequence is not spread over ranks",
+        "spread the matrices: --tp_size, or the layers: --pp_size",
+    ),
+    obeyed("moe_tp_size", Integer, "ranks that share each expert; -1 follows from the others"),
+    obeyed("moe_ep_size", Integer, "ranks that share the experts out; -1 follows from the others"),
+    obeyed("use_parallel_embedding", Switch, "the embedding is spread over ranks too"),
+    obeyed(
+        "embedding_sharding_dim",
+        OneOf(&["0", "1"]),
+        "along the vocabulary (0) or the hidden size (1)",
+    ),
+    idle("use_embedding_sharing", Switch, "tables that the model ties are stored once anyway"),
+    idle("workers", Integer, "all cores work on every rank at once"),
+    obeyed(
+        "log_level",
+        OneOf(&["internal_error", "error", "warning", "info", "verbose", "debug", "trace"]),
+        "`error` and `internal_error` silence notes and warnings; nothing is said beyond `warning`",
+    ),
+    idle("load_by_shard", Switch, STREAMED),
+    idle("load_model_on_cpu", Switch, "no GPU takes part"),
+    obeyed("save_config_only", Switch, "writes config.json and nothing else"),
+    idle("remove_duplicated_kv_heads", Switch, "heads are kept as the model has them"),
+    idle("model_type", Text, "the model's config.json says what it is"),
+    // Quantisation.
+    refused("use_weight_only", Switch, &[], NOT_YET, FLOAT),
+    idle(
+        "weight_only_precision",
+        OneOf(&["int8", "int4", "int8_gptq", "int4_gptq", "int4_awq"]),
+        WEIGHT_ONLY,
+    ),
+    idle("disable_weight_only_quant_plugin", Switch, WEIGHT_ONLY),
+    refused("smoothquant", Number, &[], NOT_YET, FLOAT).alias(&["sq"]),
+    idle("per_channel", Switch, SMOOTH),
+    idle("per_token", Switch, SMOOTH),
+    refused("int8_kv_cache", Switch, &[], NOT_YET, "leave it out: the cache keeps floats"),
+    refused("fp8_kv_cache", Switch, &[], NOT_YET, "leave it out: the cache keeps floats"),
+    refused(
+        "kv_cache_dtype",
+        OneOf(&["none", "int8", "fp8"]),
+        &["none"],
+        NOT_YET,
+        "leave it out: the cache keeps floats",
+    ),
+    refused("quant_ckpt_path", Text, &[], NOT_YET, FLOAT),
+    refused("use_fp8", Switch, &[], NOT_YET, FLOAT).alias(&["enable_fp8"]),
+    refused("use_fp8_rowwise", Switch, &[], NOT_YET, FLOAT),
+    idle("use_meta_fp8_rowwise_recipe", Switch, "it only goes with --use_fp8_rowwise"),
+    refused(
+        "use_qserve",
+        Switch,
+        &[],
+        "QServe's weights are laid out for one kind of GPU",
+        "leave it out, or convert for another scheme",
+    ),
+    idle("per_group", Switch, "it only goes with --use_qserve"),
+    idle("group_size", Integer, "it only goes with a scheme that has groups"),
+    refused(
+        "qformat",
+        OneOf(&[
+            "full_prec",
+            "fp8",
+            "fp8_pc_pt",
+            "int8_sq",
+            "int4_awq",
+            "w4a8_awq",
+            "int8_wo",
+            "int4_wo",
+            "nvfp4",
+        ]),
+        &["full_prec"],
+        NOT_YET,
+        FLOAT,
+    ),
+    idle("awq_block_size", Integer, "it only goes with a scheme that has groups"),
+    idle("calib_dataset", Text, CALIBRATION),
+    idle("calib_size", Integer, CALIBRATION),
+    idle("calib_max_seq_length", Integer, CALIBRATION),
+    idle("tokenizer_max_seq_length", Integer, CALIBRATION),
+    idle("batch_size", Integer, CALIBRATION),
+    // The model's shape.
+    idle("vocab_size", Integer, SHAPE),
+    idle("n_positions", Integer, SHAPE),
+    idle("n_layer", Integer, SHAPE),
+    idle("n_head", Integer, SHAPE),
+    idle("n_kv_head", Integer, SHAPE),
+    idle("n_embd", Integer, SHAPE),
+    idle("inter_size", Integer, SHAPE),
+    idle("multiple_of", Integer, SHAPE),
+    idle("ffn_dim_multiplier", Number, SHAPE),
+    idle("rms_norm_eps", Number, SHAPE),
+    idle("norm_eps", Number, SHAPE),
+    idle("hidden_act", Text, SHAPE),
+    idle("rotary_base", Number, SHAPE),
+    idle("rotary_dim", Integer, SHAPE),
+    idle("moe_num_experts", Integer, SHAPE),
+    idle("moe_top_k", Integer, SHAPE),
+    idle("moe_renorm_mode", Integer, SHAPE),
+];

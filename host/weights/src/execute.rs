@@ -1,0 +1,243 @@
+//! Streams parameters into the files of all ranks at once.
+//!
+//! ```text
+//! provider ── parameter ──┬─ cut of rank 0 ──► rank0.safetensors, at its place
+//!                         └─ cut of rank 1 ──► rank1.safetensors, at its place
+//! ```
+//! Every parameter is read once, by one of several workers, and each tensor goes to the place
+//! that the file's layout gave it beforehand. So the bytes do not depend on how many workers
+//! there are, or on which of them was faster; nor does the error that is reported, which is that
+//! of the largest parameter that has one.
+
+use crate::budget::{self, Queue};
+use crate::deal::{Dealer, GATHERED};
+use crate::{Cut, Provider, Share, Supply, WeightError};
+use engraft_files::writer::{Declared, TensorWriter};
+use engraft_files::{FileError, SafetensorsWriter};
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// How hard to work, and whom to tell.
+#[derive(Clone, Copy)]
+pub struct Effort<'a> {
+    /// Parameters at a time; as many as there are cores where nothing is said.
+    pub workers: Option<NonZeroUsize>,
+    /// The most memory that the process may take, in bytes. Where nothing is said, what streams
+    /// hold is at most twice the largest output tensor and 64 MiB.
+    pub max_ram: Option<u64>,
+    /// Hears how many bytes of weights are written, and of how many.
+    pub progress: &'a (dyn Fn(u64, u64) + Sync),
+}
+
+impl Default for Effort<'_> {
+    fn default() -> Self {
+        Effort { workers: None, max_ram: None, progress: &|_, _| {} }
+    }
+}
+
+/// A parameter and all the tensors that are made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// Its name, as the provider has it.
+    pub source: String,
+    /// Where it goes.
+    pub outlets: Vec<Outlet>,
+}
+
+/// A tensor of one of the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlet {
+    /// Which file.
+    pub file: usize,
+    /// Its name there.
+    pub tensor: String,
+    /// What of the parameter it is.
+    pub cut: Cut,
+}
+
+/// The tensors of a rank's file, in the order of its shares.
+///
+/// # Errors
+/// [`WeightError::Unknown`] for a source that the provider does not have.
+pub fn layout(provider: &dyn Provider, shares: &[Share]) -> Result<Vec<Declared>, WeightError> {
+    let declare = |share: &Share| {
+        let supply = known(provider, &share.source)?;
+        Ok((share.name.clone(), supply.dtype, share.cut.shape()))
+    };
+    shares.iter().map(declare).collect()
+}
+
+/// What is to be done for all ranks, file `i` being that of `ranks[i]`. What is tied is made of
+/// the same stream as what it is tied to.
+///
+/// # Errors
+/// [`WeightError::Unknown`] for a source that the provider does not have.
+pub fn jobs(provider: &dyn Provider, ranks: &[&[Share]]) -> Result<Vec<Job>, WeightError> {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+    for (file, shares) in ranks.iter().enumerate() {
+        for share in *shares {
+            let supply = known(provider, &share.source)?;
+            let source = supply.tied.as_deref().unwrap_or(&share.source);
+            let number = *numbers.entry(source).or_insert_with(|| {
+                jobs.push(Job { source: source.to_owned(), outlets: Vec::new() });
+                jobs.len() - 1
+            });
+            let (tensor, cut) = (share.name.clone(), share.cut.clone());
+            jobs[number].outlets.push(Outlet { file, tensor, cut });
+        }
+    }
+    Ok(jobs)
+}
+
+fn known<'p>(provider: &'p dyn Provider, name: &str) -> Result<&'p Supply, WeightError> {
+    let unknown = || WeightError::Unknown { parameter: name.to_owned() };
+    provider.get(name).ok_or_else(unknown)
+}
+
+/// Bytes of a cut of a parameter.
+fn bytes_of(supply: &Supply, cut: &Cut) -> u64 {
+    cut.shape().iter().fold(supply.dtype.size() as u64, |n, &d| n.saturating_mul(d))
+}
+
+/// Does all jobs; `files` have the layouts that the jobs speak of.
+///
+/// # Errors
+/// Before anything is written: [`WeightError::Memory`] where one parameter needs more than all
+/// that there is. Then whatever the provider finds wrong, a full disk, an interrupt; a provider
+/// that gives more or fewer bytes than it says is [`FileError::Misuse`].
+pub fn execute(
+    provider: &dyn Provider,
+    jobs: &[Job],
+    files: &[SafetensorsWriter],
+    effort: &Effort<'_>,
+) -> Result<(), WeightError> {
+    let mut order: Vec<(&Job, u64)> = Vec::with_capacity(jobs.len());
+    let mut largest = 0;
+    let mut total = 0u64;
+    for job in jobs {
+        let supply = known(provider, &job.source)?;
+        for outlet in &job.outlets {
+            let bytes = bytes_of(supply, &outlet.cut);
+            largest = largest.max(bytes);
+            total = total.saturating_add(bytes);
+        }
+        order.push((job, supply.bytes()));
+    }
+    // Large ones first: at the end no worker is left alone with one.
+    order.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let needs: Vec<(&str, u64)> = order
+        .iter()
+        .map(|(job, bytes)| {
+            let gathered = (*bytes).min(GATHERED as u64).saturating_mul(job.outlets.len() as u64);
+            (job.source.as_str(), provider.held(&job.source).saturating_add(gathered))
+        })
+        .collect();
+    let budget = budget::of(effort.max_ram, &needs, largest)?;
+    let workers = effort.workers.or_else(|| std::thread::available_parallelism().ok());
+    let workers = workers.map_or(1, NonZeroUsize::get).min(jobs.len()).max(1);
+
+    let run = Run {
+        provider,
+        files,
+        progress: effort.progress,
+        total,
+        done: Mutex::new(0),
+        failed: AtomicUsize::new(usize::MAX),
+        error: Mutex::new(None),
+    };
+    (effort.progress)(0, total);
+    let queue = Queue::new(&needs, budget);
+    let work = || {
+        while let Some(begun) = queue.begin() {
+            if let Err(error) = run.job(begun.job, order[begun.job].0) {
+                queue.close();
+                run.fail(begun.job, error);
+            }
+        }
+    };
+    if workers == 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(work);
+            }
+        });
+    }
+    let error = run.error.into_inner().unwrap_or_else(PoisonError::into_inner);
+    error.map_or(Ok(()), |(_, error)| Err(error))
+}
+
+/// What the workers share.
+struct Run<'a> {
+    provider: &'a dyn Provider,
+    files: &'a [SafetensorsWriter],
+    progress: &'a (dyn Fn(u64, u64) + Sync),
+    total: u64,
+    done: Mutex<u64>,
+    /// The first job that failed; those after it stop, those before it may fail as well.
+    failed: AtomicUsize,
+    error: Mutex<Option<(usize, WeightError)>>,
+}
+
+impl Run<'_> {
+    fn job(&self, number: usize, job: &Job) -> Result<(), WeightError> {
+        let supply = known(self.provider, &job.source)?;
+        let shape = supply.shape();
+        let mut outlets = Vec::with_capacity(job.outlets.len());
+        for outlet in &job.outlets {
+            let file = &self.files[outlet.file];
+            let dealer = Dealer::new(&outlet.cut, &shape, supply.dtype.size()).map_err(|what| {
+                let what = format!("`{}`: {what}", outlet.tensor);
+                FileError::Misuse { path: file.path().to_owned(), what }
+            })?;
+            outlets.push((dealer, file.tensor(&outlet.tensor)?));
+        }
+        let mut past = 0;
+        self.provider.stream(&job.source, &mut |bytes| {
+            past += bytes.len() as u64;
+            if self.failed.load(Ordering::Relaxed) < number {
+                return Err(FileError::Interrupted);
+            }
+            for (dealer, tensor) in &mut outlets {
+                dealer.take(bytes, &mut |bytes| self.write(tensor, bytes))?;
+            }
+            Ok(())
+        })?;
+        let expected = supply.bytes();
+        if let Some((_, tensor)) = outlets.first().filter(|_| past != expected) {
+            let what = format!("`{}` came with {past} bytes, not {expected}", job.source);
+            return Err(FileError::Misuse { path: tensor.path().to_owned(), what }.into());
+        }
+        for (dealer, mut tensor) in outlets {
+            dealer.finish(&mut |bytes| self.write(&mut tensor, bytes))?;
+            tensor.finish()?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, tensor: &mut TensorWriter<'_>, bytes: &[u8]) -> Result<(), FileError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        tensor.write(bytes)?;
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done += bytes.len() as u64;
+        (self.progress)(*done, self.total);
+        Ok(())
+    }
+
+    fn fail(&self, number: usize, error: WeightError) {
+        self.failed.fetch_min(number, Ordering::Relaxed);
+        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.as_ref().is_none_or(|(other, _)| number < *other) {
+            *first = Some((number, error));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
