@@ -1,10 +1,23 @@
 //! Where an engine comes from, written into checkpoint and engine alike.
 
 use crate::ConvertError;
-use engraft_files::digest;
+use engraft_files::{FileError, digest};
 use engraft_plugin::{Identity, Plugin};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// What stands for a file.
+pub(crate) type Digest = fn(&Path) -> Result<String, FileError>;
+
+/// The digest of what is in it.
+pub(crate) fn of_content(path: &Path) -> Result<String, FileError> {
+    digest::blake3_file(path)
+}
+
+/// As long as a digest, with nothing read.
+pub(crate) fn blank(_: &Path) -> Result<String, FileError> {
+    Ok("0".repeat(64))
+}
 
 /// Plugin, source files with their BLAKE3 digests, and the options that decide about bytes.
 /// Nothing of the machine, the time or the place on disk: the same input gives the same text.
@@ -12,12 +25,13 @@ pub(crate) fn of_source(
     plugin: &Plugin,
     dialect: &str,
     files: &[PathBuf],
+    digest: Digest,
     options: Value,
 ) -> Result<Value, ConvertError> {
     let mut listed = Vec::new();
     for path in files {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-        listed.push(json!({ "name": name, "blake3": digest::blake3_file(path)? }));
+        listed.push(json!({ "name": name, "blake3": digest(path)? }));
     }
     Ok(json!({
         "engraft": env!("CARGO_PKG_VERSION"),

@@ -11,13 +11,16 @@ pub mod digest;
 mod error;
 pub mod header;
 pub mod interrupt;
+pub mod layout;
 pub mod output;
 mod output_file;
 pub mod read;
+pub mod space;
 pub mod writer;
 
 pub use error::FileError;
 pub use header::{Header, HeaderError, TensorEntry};
+pub use layout::Layout;
 pub use output::OutputDir;
 pub use output_file::OutputFile;
 pub use writer::SafetensorsWriter;

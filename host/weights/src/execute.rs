@@ -102,18 +102,17 @@ fn bytes_of(supply: &Supply, cut: &Cut) -> u64 {
     cut.shape().iter().fold(supply.dtype.size() as u64, |n, &d| n.saturating_mul(d))
 }
 
-/// Does all jobs; `files` have the layouts that the jobs speak of.
-///
-/// # Errors
-/// Before anything is written: [`WeightError::Memory`] where one parameter needs more than all
-/// that there is. Then whatever the provider finds wrong, a full disk, an interrupt; a provider
-/// that gives more or fewer bytes than it says is [`FileError::Misuse`].
-pub fn execute(
-    provider: &dyn Provider,
-    jobs: &[Job],
-    files: &[SafetensorsWriter],
-    effort: &Effort<'_>,
-) -> Result<(), WeightError> {
+/// Jobs as they are begun, and what they take.
+struct Order<'a> {
+    order: Vec<&'a Job>,
+    /// What each of them holds at a time, in the same order.
+    needs: Vec<(&'a str, u64)>,
+    /// Bytes of the largest output tensor, and of all.
+    largest: u64,
+    total: u64,
+}
+
+fn in_order<'a>(provider: &dyn Provider, jobs: &'a [Job]) -> Result<Order<'a>, WeightError> {
     let mut order: Vec<(&Job, u64)> = Vec::with_capacity(jobs.len());
     let mut largest = 0;
     let mut total = 0u64;
@@ -128,16 +127,51 @@ pub fn execute(
     }
     // Large ones first: at the end no worker is left alone with one.
     order.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let needs: Vec<(&str, u64)> = order
-        .iter()
-        .map(|(job, bytes)| {
-            let gathered = (*bytes).min(GATHERED as u64).saturating_mul(job.outlets.len() as u64);
-            (job.source.as_str(), provider.held(&job.source).saturating_add(gathered))
-        })
-        .collect();
-    let budget = budget::of(effort.max_ram, &needs, largest)?;
+    let needs = order.iter().map(|(job, bytes)| {
+        let gathered = (*bytes).min(GATHERED as u64).saturating_mul(job.outlets.len() as u64);
+        (job.source.as_str(), provider.held(&job.source).saturating_add(gathered))
+    });
+    let needs = needs.collect();
+    Ok(Order { order: order.into_iter().map(|(job, _)| job).collect(), needs, largest, total })
+}
+
+fn workers(effort: &Effort<'_>, jobs: &[Job]) -> usize {
     let workers = effort.workers.or_else(|| std::thread::available_parallelism().ok());
-    let workers = workers.map_or(1, NonZeroUsize::get).min(jobs.len()).max(1);
+    workers.map_or(1, NonZeroUsize::get).min(jobs.len()).max(1)
+}
+
+/// About how many bytes [`execute`] would hold of these at a time.
+///
+/// # Errors
+/// [`WeightError::Memory`] where one parameter needs more than all that there is.
+pub fn held(
+    provider: &dyn Provider,
+    jobs: &[Job],
+    effort: &Effort<'_>,
+) -> Result<u64, WeightError> {
+    let Order { needs, largest, .. } = in_order(provider, jobs)?;
+    let budget = budget::of(effort.max_ram, &needs, largest)?;
+    let mut needs: Vec<u64> = needs.into_iter().map(|(_, need)| need).collect();
+    needs.sort_unstable();
+    let most = needs.iter().rev().take(workers(effort, jobs));
+    Ok(most.fold(0u64, |sum, need| sum.saturating_add(*need)).min(budget))
+}
+
+/// Does all jobs; `files` have the layouts that the jobs speak of.
+///
+/// # Errors
+/// Before anything is written: [`WeightError::Memory`] where one parameter needs more than all
+/// that there is. Then whatever the provider finds wrong, a full disk, an interrupt; a provider
+/// that gives more or fewer bytes than it says is [`FileError::Misuse`].
+pub fn execute(
+    provider: &dyn Provider,
+    jobs: &[Job],
+    files: &[SafetensorsWriter],
+    effort: &Effort<'_>,
+) -> Result<(), WeightError> {
+    let Order { order, needs, largest, total } = in_order(provider, jobs)?;
+    let budget = budget::of(effort.max_ram, &needs, largest)?;
+    let workers = workers(effort, jobs);
 
     let run = Run {
         provider,
@@ -152,7 +186,7 @@ pub fn execute(
     let queue = Queue::new(&needs, budget);
     let work = || {
         while let Some(begun) = queue.begin() {
-            if let Err(error) = run.job(begun.job, order[begun.job].0) {
+            if let Err(error) = run.job(begun.job, order[begun.job]) {
                 queue.close();
                 run.fail(begun.job, error);
             }

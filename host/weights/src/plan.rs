@@ -108,7 +108,7 @@ impl<'a> Plan<'a> {
     pub fn zeros(&self) -> Result<Vec<String>, WeightError> {
         let runs = self.entries.values().flat_map(|entry| &entry.runs);
         let used: BTreeSet<&str> =
-            runs.flat_map(|run| &run.parts).map(|recipe| recipe.tensor.as_str()).collect();
+            runs.flat_map(|run| &run.parts).flat_map(Recipe::tensors).collect();
         let mut zeros = Vec::new();
         for name in used {
             if self.is_zero(name)? {

@@ -11,7 +11,7 @@ use crate::{Fallback, Field, Setting, SettingValue, dotted, join, set};
 pub struct Spelling {
     /// The dialect's name.
     pub dialect: &'static str,
-    /// What sources in it say that their architecture is.
+    /// What sources in it say that their architecture is; none where they say what HuggingFace's do.
     pub accepts: &'static [&'static str],
     /// What stands before a block's number.
     pub blocks: &'static str,
