@@ -35,8 +35,14 @@ fn same(one: &Engine, other: &Engine) -> bool {
 
 #[test]
 fn files_that_pytorch_saved_give_the_engines_of_safetensors() {
+    let mut last = None;
     for (name, path, golden) in models(&["zip", "old", "shards"]) {
-        assert!(same(&engine(&path, None), &engine(&golden.path, None)), "{name}");
+        // All forms of a golden come one after the other.
+        let (_, wanted) = match last.take() {
+            Some((of, wanted)) if of == golden.path => last.insert((of, wanted)),
+            _ => last.insert((golden.path.clone(), engine(&golden.path, None))),
+        };
+        assert!(same(&engine(&path, None), wanted), "{name}");
     }
 }
 

@@ -91,7 +91,11 @@ pub fn nemo_fields() -> Vec<Field> {
         integer("max_position_embeddings", REQUIRED, "Positions that it was trained for."),
         number("layernorm_epsilon", default(1e-5), "What keeps norms from dividing by zero."),
         flag("bias", default(true), "Whether layers have biases."),
-        flag("share_embeddings_and_output_weights", default(true), "Whether the head is the table."),
+        flag(
+            "share_embeddings_and_output_weights",
+            default(true),
+            "Whether the head is the table.",
+        ),
         number("rotary_base", default(1e4), "Rotary base."),
         number("rotary_percentage", default(1.0), "How much of a head turns."),
         number("seq_len_interpolation_factor", ABSENT, "By how much positions are shrunk."),
