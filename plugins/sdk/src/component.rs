@@ -278,8 +278,8 @@ impl<A: Architecture> wit::Guest for Component<A> {
         report_panics();
         let accepts = A::ACCEPTS.iter().map(|&name| name.into());
         let gguf = A::GGUF.iter().map(|(name, _)| String::from(*name));
-        let spelled = A::SPELLINGS.iter().map(|spelling| String::from(spelling.accepts));
-        let spelled = spelled.filter(|name| !name.is_empty());
+        let spelled = A::SPELLINGS.iter().flat_map(|spelling| spelling.accepts);
+        let spelled = spelled.map(|&name| String::from(name));
         let dialects = ["hugging-face", GGUF].into_iter().take(1 + A::GGUF.len().min(1));
         let dialects = dialects.chain(A::SPELLINGS.iter().map(|spelling| spelling.dialect));
         Identity {

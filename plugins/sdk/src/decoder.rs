@@ -60,7 +60,7 @@ pub struct Decoder {
     /// Where positions are learned: how many rows of their table are for something else.
     pub learned: Option<u64>,
     /// What a layer's tensor is made of in a dialect of the plugin's own, where its
-    /// [`Spelling`](crate::Spelling) cannot say it.
+    /// [`Spelling`](crate::Spelling) cannot say it, and names nothing.
     pub spelled: Option<fn(&Decoder, Place, &str, &[Axis]) -> Part>,
 }
 

@@ -6,7 +6,7 @@ use crate::{Axis, Decoder, Order, Part, PartExt, Place, Spelling, join, tensor};
 /// The dialect. Its config is HuggingFace's.
 pub const JAX: Spelling = Spelling {
     dialect: "jax",
-    accepts: "",
+    accepts: &[],
     blocks: "",
     names: &[],
     pairs: false,

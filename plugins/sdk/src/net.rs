@@ -150,7 +150,8 @@ impl<'a> Net<'a> {
     #[inline(never)]
     pub fn part(&self, layer: &str, kind: &str, axes: &[Axis]) -> Part {
         let (d, gguf, spelling) = (self.decoder, self.is_gguf(), self.spelling());
-        if let (Some(_), Some(make)) = (spelling, d.spelled) {
+        let nameless = spelling.is_some_and(|spelling| spelling.names.is_empty());
+        if let (true, Some(make)) = (nameless, d.spelled) {
             return make(d, self.at, layer, axes);
         }
         let mut part = tensor(self.source(layer, kind), axes);
