@@ -4,7 +4,7 @@ use crate::engraft_json::Record;
 use crate::rank_file::weights_file;
 use crate::{CONFIG_FILE, CheckpointError, Config, RECORD_FILE};
 use engraft_files::{FileError, SafetensorsWriter};
-use engraft_weights::{Effort, Provider, Share, execute, jobs, layout};
+use engraft_weights::{Effort, Provider, Share, execute, jobs, layout, total};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -39,14 +39,18 @@ pub fn write(
     let config_text = config.to_text();
     let shares: Vec<&[Share]> = ranks.iter().map(Vec::as_slice).collect();
     let jobs = jobs(provider, &shares)?;
+    let facts = [&config_text[..], &provenance.to_string(), &format!("{ranks:?}")];
+    let journal = effort.journal(directory, &facts, total(provider, &jobs))?;
+    let open =
+        if journal.is_some() { SafetensorsWriter::reopen } else { SafetensorsWriter::create };
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let mut files = Vec::new();
     for (rank, shares) in ranks.iter().enumerate() {
         let path = directory.join(weights_file(rank as u32));
         let tensors = layout(provider, shares)?;
-        files.push(SafetensorsWriter::create(&path, metadata.clone(), tensors, 1)?);
+        files.push(open(&path, metadata.clone(), tensors, 1)?);
     }
-    execute(provider, &jobs, &files, effort)?;
+    execute(provider, &jobs, &files, effort, journal.as_ref())?;
 
     let mut digests = Vec::new();
     let mut bytes = 0;

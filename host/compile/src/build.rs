@@ -6,9 +6,9 @@ use crate::partition::Part;
 use crate::passes;
 use crate::select::Target;
 use engraft_checkpoint::Config;
-use engraft_engine::{BuildConfig, Contents, EngineConfig};
+use engraft_engine::{BuildConfig, Contents, EngineConfig, EngineError};
 use engraft_ir::{Graph, verify};
-use engraft_weights::{Effort, Provider, Share, execute, jobs};
+use engraft_weights::{Effort, Provider, Share, execute, jobs, total};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -76,16 +76,28 @@ pub fn build(input: Input<'_>) -> Result<Built, CompileError> {
         build_config: build_config.clone(),
     };
     let graphs: Vec<&Graph> = graphs.iter().collect();
+    let slices: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
+    let jobs = jobs(input.provider, &slices)?;
+    let mut facts = vec![
+        config.pretrained_config.to_string(),
+        format!("{build_config:?}"),
+        input.provenance.to_string(),
+        format!("{shares:?}"),
+    ];
+    facts.extend(graphs.iter().map(ToString::to_string));
+    let facts: Vec<&str> = facts.iter().map(String::as_str).collect();
+    let bytes = total(input.provider, &jobs);
+    let journal =
+        input.effort.journal(input.directory, &facts, bytes).map_err(EngineError::from)?;
     let contents = Contents {
         graphs: &graphs,
         config: &config,
         provenance: input.provenance,
         text_files: input.text_files,
+        reopen: journal.is_some(),
     };
-    let shares: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
-    let jobs = jobs(input.provider, &shares)?;
     let written = engraft_engine::write(input.directory, &contents, |files| {
-        execute(input.provider, &jobs, files, &input.effort)?;
+        execute(input.provider, &jobs, files, &input.effort, journal.as_ref())?;
         Ok::<(), CompileError>(())
     })?;
     Ok(Built { bytes: written.bytes, weights: written.weights, build_config })

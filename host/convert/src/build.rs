@@ -100,7 +100,7 @@ impl Checkpoint {
             provenance: &self.provenance()?,
             text_files: self.reader.text_files(),
             directory,
-            effort: *effort,
+            effort: effort.of(&provenance::stamps(&self.files())?),
         })?)
     }
 
@@ -124,19 +124,23 @@ impl Checkpoint {
             &ranks::stored(&ranks::parts(&self.graph, &config)?),
             self.reader.text_files(),
             &self.provenance()?,
-            effort,
+            &effort.of(&provenance::stamps(&self.files())?),
         )?)
     }
 
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.directory.join(CONFIG_FILE)];
+        files.extend(self.reader.weight_files().map(Path::to_path_buf));
+        files
+    }
+
     /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
-    /// beside it where it is another. A checkpoint that says nothing is itself the source, and is
-    /// read whole.
+    /// beside it where it is another. A checkpoint that says nothing is itself the source.
     fn provenance(&self) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
-            let mut files = vec![self.directory.join(CONFIG_FILE)];
-            files.extend(self.reader.weight_files().map(Path::to_path_buf));
             let options = json!({ "dtype": self.config().dtype.config_name() });
-            return provenance::of_source(&self.plugin, "checkpoint", &files, options);
+            let files = self.files();
+            return provenance::of_source(&self.plugin, "checkpoint", &files, None, options);
         };
         let mut known = known.clone();
         if !provenance::is_by(&known, &self.plugin)

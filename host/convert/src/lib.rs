@@ -14,7 +14,7 @@ mod probe;
 mod provenance;
 mod ranks;
 
-pub use engraft_weights::Effort;
+pub use engraft_weights::{Effort, Resume};
 pub use error::ConvertError;
 pub use pipeline::{Cost, Options, Pipeline};
 

@@ -201,10 +201,11 @@ impl Pipeline {
         Ok(Plan::new(&self.source, &self.parameters, self.config.dtype, &self.left_out)?)
     }
 
-    /// What it comes from. Reads every source file whole.
+    /// What it comes from.
     fn provenance(&self) -> Result<Value, ConvertError> {
         let options = json!({ "dtype": self.config.dtype.config_name() });
-        provenance::of_source(&self.plugin, self.source.dialect(), self.source.files(), options)
+        let (files, start) = (self.source.files(), self.source.data_start());
+        provenance::of_source(&self.plugin, self.source.dialect(), files, start, options)
     }
 
     /// The checkpoint's config.
@@ -259,7 +260,7 @@ impl Pipeline {
             &ranks::stored(&self.parts),
             self.source.text_files(),
             &self.provenance()?,
-            effort,
+            &effort.of(&provenance::stamps(self.source.files())?),
         )?)
     }
 
@@ -292,7 +293,7 @@ impl Pipeline {
             provenance: &self.provenance()?,
             text_files: self.source.text_files(),
             directory,
-            effort: *effort,
+            effort: effort.of(&provenance::stamps(self.source.files())?),
         })?)
     }
 }

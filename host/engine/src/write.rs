@@ -22,6 +22,8 @@ pub struct Contents<'a> {
     pub provenance: &'a Value,
     /// Text files by name, to stand beside the engine.
     pub text_files: &'a BTreeMap<String, Vec<u8>>,
+    /// Whether weights that an earlier run left in the files stay until they are overwritten.
+    pub reopen: bool,
 }
 
 /// What was written.
@@ -103,7 +105,8 @@ fn begin(
     let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let tensors = own(graph).map(|w| (w.name.clone(), w.dtype, w.shape())).collect();
     let path = directory.join(format::engine_file(rank));
-    SafetensorsWriter::create(&path, metadata, tensors, format::ALIGNMENT)
+    let open = if contents.reopen { SafetensorsWriter::reopen } else { SafetensorsWriter::create };
+    open(&path, metadata, tensors, format::ALIGNMENT)
 }
 
 /// Puts in what is known only now, the header's own digest last.

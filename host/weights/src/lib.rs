@@ -31,7 +31,7 @@ mod trace;
 
 pub use cut::{Cut, Piece, Share};
 pub use error::{Listing, WeightError};
-pub use execute::{Effort, Job, Outlet, execute, jobs, layout};
+pub use execute::{Effort, Job, Outlet, Resume, execute, jobs, layout, total};
 pub use finite::finite;
 pub use origin::{Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, full_name};
 pub use plan::Plan;

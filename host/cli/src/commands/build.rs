@@ -1,6 +1,6 @@
 //! `engraft build`: a checkpoint to an engine.
 
-use crate::args::{ENGINE_DIR, OutputArgs, PluginArgs};
+use crate::args::{ENGINE_DIR, OutputArgs, PluginArgs, RESUME};
 use crate::commands::convert::OLD_FLAGS;
 use crate::error::Usage;
 use crate::legacy::{self, Legacy, build_config};
@@ -114,7 +114,7 @@ impl Build {
         crate::output::notes(checkpoint.warnings());
         let bar = progress::Bytes::new("writing engine");
         let progress = |done, total| bar.set(done, total);
-        let effort = Effort { progress: &progress, ..Effort::default() };
+        let effort = Effort { progress: &progress, resume: Some(RESUME), ..Effort::default() };
         let built = checkpoint.build(options, out.path(), &effort)?;
         drop(bar);
         out.commit()?;

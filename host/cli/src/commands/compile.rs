@@ -1,6 +1,6 @@
 //! `engraft compile`: a model to an engine in one pass.
 
-use crate::args::{ENGINE_DIR, ModelArgs, OutputArgs};
+use crate::args::{ENGINE_DIR, ModelArgs, OutputArgs, RESUME};
 use crate::commands::build::BuildArgs;
 use crate::commands::convert::{OLD_FLAGS, report};
 use crate::legacy::{self, Legacy};
@@ -41,7 +41,7 @@ impl Compile {
         let pipeline = self.model.open()?;
         let bar = progress::Bytes::new("writing engine");
         let progress = |done, total| bar.set(done, total);
-        let effort = Effort { progress: &progress, ..Effort::default() };
+        let effort = Effort { progress: &progress, resume: Some(RESUME), ..Effort::default() };
         let built = pipeline.compile(options, out.path(), &effort)?;
         drop(bar);
         out.commit()?;

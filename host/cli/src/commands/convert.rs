@@ -1,7 +1,7 @@
 //! `engraft convert`: a model to a TensorRT-LLM checkpoint, or one such checkpoint to another
 //! that is spread over other ranks.
 
-use crate::args::{CHECKPOINT_DIR, ModelArgs, OutputArgs};
+use crate::args::{CHECKPOINT_DIR, ModelArgs, OutputArgs, RESUME};
 use crate::error::Usage;
 use crate::legacy::{self, Legacy};
 use crate::{output, progress};
@@ -61,11 +61,12 @@ impl Convert {
         let out = self.output.begin(self.model.model()?, CHECKPOINT_DIR)?;
         let pipeline = self.model.open()?;
         let (what, bytes) = if self.save_config_only {
+            out.clear()?;
             ("config", pipeline.write_config(out.path())?)
         } else {
             let bar = progress::Bytes::new("writing checkpoint");
             let progress = |done, total| bar.set(done, total);
-            let effort = Effort { progress: &progress, ..Effort::default() };
+            let effort = Effort { progress: &progress, resume: Some(RESUME), ..Effort::default() };
             ("checkpoint", pipeline.write_checkpoint(out.path(), &effort)?)
         };
         out.commit()?;
@@ -85,7 +86,7 @@ impl Convert {
         output::notes(checkpoint.warnings());
         let bar = progress::Bytes::new("writing checkpoint");
         let progress = |done, total| bar.set(done, total);
-        let effort = Effort { progress: &progress, ..Effort::default() };
+        let effort = Effort { progress: &progress, resume: Some(RESUME), ..Effort::default() };
         let parallel = self.model.ranks.parallel_embedding();
         let bytes = checkpoint.reshard(mapping, parallel, out.path(), &effort)?;
         drop(bar);
