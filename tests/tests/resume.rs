@@ -49,10 +49,8 @@ fn model(folder: &Path) -> String {
     }
     tensors.push(("model.norm".to_owned(), vec![HIDDEN]));
     tensors.push(("lm_head".to_owned(), vec![VOCABULARY, HIDDEN]));
-    let declared: Vec<_> = tensors
-        .into_iter()
-        .map(|(name, shape)| (name + ".weight", DType::BF16, shape))
-        .collect();
+    let declared: Vec<_> =
+        tensors.into_iter().map(|(name, shape)| (name + ".weight", DType::BF16, shape)).collect();
     let path = directory.join("model.safetensors");
     let file = SafetensorsWriter::create(&path, BTreeMap::new(), declared.clone(), 1).unwrap();
     let mut state = 1u64;

@@ -39,7 +39,8 @@ pub fn write(
     let config_text = config.to_text();
     let shares: Vec<&[Share]> = ranks.iter().map(Vec::as_slice).collect();
     let jobs = jobs(provider, &shares)?;
-    let facts = [&config_text[..], &provenance.to_string(), &format!("{ranks:?}")];
+    let facts = [config.to_json().to_string(), provenance.to_string(), format!("{ranks:?}")];
+    let facts = facts.each_ref().map(String::as_str);
     let journal = effort.journal(directory, &facts, total(provider, &jobs))?;
     let open =
         if journal.is_some() { SafetensorsWriter::reopen } else { SafetensorsWriter::create };
