@@ -135,7 +135,7 @@ fn adapters_that_do_not_fit_leave_nothing_behind() {
     let out = folder.path().join("out").to_string_lossy().into_owned();
     let (model, lora) = (gpt2.to_string_lossy(), adapter.path().to_string_lossy());
     let args = ["convert", "--model_dir", &model, "--output_dir", &out, "--lora_dir", &lora];
-    fails(&args, 3, "EG0173", &["the model has no `model.layers.0.self_attn.q_proj.weight`"]);
+    fails(&args, 3, "EG0172", &["the model has no `model.layers.0.self_attn.q_proj.weight`"]);
     let empty = folder.path().to_string_lossy().into_owned();
     let args = ["convert", "--model_dir", &model, "--output_dir", &out, "--lora_dir", &empty];
     fails(&args, 3, "EG0170", &["adapter_config.json"]);

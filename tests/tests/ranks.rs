@@ -9,11 +9,12 @@ use engraft_engine::Engine;
 use engraft_files::OutputDir;
 use engraft_ir::{DType, Mapping};
 use engraft_runtime::{LoadOptions, Model, evaluate};
-use engraft_tests::command::{command, fails, stderr, stdout, works};
+use engraft_tests::command::{fails, mpirun, processes, stderr, stdout, works};
 use engraft_tests::{distance, fixtures, golden, goldens, greedy, plugin};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,8 @@ fn compiled(
 ) -> Option<()> {
     let plugin = Some(plugin(model).to_string_lossy().into_owned());
     let (model, dtype) = (model.to_path_buf(), Some(DType::F32));
-    let options = Options { model, plugin, dtype, mapping, parallel_embedding };
+    let options =
+        Options { model, plugin, dtype, mapping, parallel_embedding, ..Options::default() };
     let pipeline = Pipeline::open(&options).unwrap();
     let dir = OutputDir::create(out, false).unwrap();
     match pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()) {
@@ -126,24 +128,6 @@ fn strs(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-/// What starts processes; none where engraft is built without MPI.
-fn mpirun() -> Option<PathBuf> {
-    std::env::var_os("ENGRAFT_MPIRUN").map(PathBuf::from)
-}
-
-/// The command as so many processes.
-fn processes(mpirun: &Path, count: usize, arguments: &[&str]) -> Command {
-    let engraft = command(arguments);
-    let mut many = Command::new(mpirun);
-    many.args(["--allow-run-as-root", "--oversubscribe", "-n", &count.to_string()]);
-    many.arg(engraft.get_program()).args(engraft.get_args());
-    for (name, value) in engraft.get_envs() {
-        many.env(name, value.unwrap());
-    }
-    many.stdin(Stdio::null());
-    many
-}
-
 /// Runs what must fail as several processes: with one error, said once.
 fn fails_once(output: &Output, code: &str, words: &[&str]) {
     let text = stderr(output);
@@ -220,23 +204,22 @@ fn what_is_wrong_with_one_ranks_engine_ends_all_with_its_error() {
         arguments.pop();
     };
     fs::write(&second, &whole[..whole.len() - 100]).unwrap();
-    check("EG0036", "past the end");
+    check("EG0036", "but the file ends at byte");
     fs::copy(Path::new(&engine).join("rank0.engine"), &second).unwrap();
     check("EG0516", "should be of rank 1");
     fs::remove_file(&second).unwrap();
     check("EG0515", "rank 1 is missing");
 }
 
-#[test]
-fn a_process_that_is_killed_ends_the_others() {
-    let Some(mpirun) = mpirun() else { return };
+/// Starts two processes with work for minutes, sends one of them or `mpirun` a signal once they are
+/// at it, and sees that all end soon.
+fn signalled(mpirun: &Path, signal: Signal, to_rank: bool) -> String {
     let (_folder, engine) = by_command("llama-gqa", &["--tp_size", "2"]);
     let mut arguments = run_arguments(&engine, &["1,2,3".to_owned()]);
-    // Prompts for minutes.
     let prompt = vec!["5"; 20].join(",");
-    arguments.extend((0..20_000).flat_map(|_| ["--input_ids".to_owned(), prompt.clone()]));
-    let mut run = processes(&mpirun, 2, &strs(&arguments));
-    let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    arguments.extend((0..15_000).flat_map(|_| ["--input_ids".to_owned(), prompt.clone()]));
+    let mut run = processes(mpirun, 2, &strs(&arguments));
+    let child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let since = Instant::now();
     let children = |parent: u32| -> Vec<u32> {
         let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
@@ -246,21 +229,37 @@ fn a_process_that_is_killed_ends_the_others() {
     };
     let ranks = loop {
         let ranks = children(child.id());
-        let busy = |id: &u32| {
+        let at_work = |id: &u32| {
             let map = fs::read_to_string(format!("/proc/{id}/maps")).unwrap_or_default();
             map.contains(".engine")
         };
-        if ranks.len() == 2 && ranks.iter().all(busy) {
+        if ranks.len() == 2 && ranks.iter().all(at_work) {
             break ranks;
         }
         assert!(since.elapsed() < Duration::from_secs(60), "they did not start");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(10));
     };
-    let victim = rustix::process::Pid::from_raw(ranks[1] as i32).unwrap();
-    rustix::process::kill_process(victim, rustix::process::Signal::KILL).unwrap();
-    let killed = Instant::now();
-    let status = child.wait().unwrap();
-    assert!(!status.success());
-    assert!(killed.elapsed() < Duration::from_secs(30), "{:?}", killed.elapsed());
+    let victim = if to_rank { ranks[1] } else { child.id() };
+    let victim = Pid::from_raw(i32::try_from(victim).unwrap()).unwrap();
+    kill_process(victim, signal).unwrap();
+    let sent = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    assert!(sent.elapsed() < Duration::from_secs(30), "{:?}", sent.elapsed());
     assert!(ranks.iter().all(|id| !Path::new(&format!("/proc/{id}")).exists()));
+    stderr(&output)
+}
+
+#[test]
+fn a_process_that_is_killed_ends_the_others() {
+    let Some(mpirun) = mpirun() else { return };
+    let said = signalled(&mpirun, Signal::KILL, true);
+    assert!(said.matches("error[").count() <= 1, "{said}");
+}
+
+#[test]
+fn ctrl_c_ends_all_processes() {
+    let Some(mpirun) = mpirun() else { return };
+    let said = signalled(&mpirun, Signal::INT, false);
+    assert!(said.matches("error[").count() <= 1, "{said}");
 }

@@ -90,6 +90,9 @@ impl Default for Mapping {
 /// quantises them.
 pub(crate) const WEIGHT_ONLY: [&str; 2] = ["W8A16", "W4A16"];
 
+/// The scheme of four bits whose codes and scales are read.
+pub(crate) const CODES: &str = "W4A16_AWQ";
+
 /// How a model is quantised.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantization {
@@ -221,19 +224,24 @@ impl Config {
         !self.is_tied() && self.own.get("tie_word_embeddings") == Some(&Value::Bool(false))
     }
 
-    /// Turns down what this version cannot work with: quantised checkpoints, context parallelism,
-    /// mappings that make no sense.
+    /// Turns down what this version cannot work with: quantised checkpoints but those of
+    /// [`CODES`], context parallelism, mappings that make no sense.
     ///
     /// # Errors
     /// What that is, and the key that says so.
     pub fn check_supported(&self) -> Result<(), ConfigError> {
         let scheme = |name: &Option<String>| name.clone().filter(|n| n != "NO_QUANT");
-        if let Some(algorithm) = scheme(&self.quantization.quant_algo) {
+        let algorithm = scheme(&self.quantization.quant_algo).filter(|name| name != CODES);
+        if let Some(algorithm) = algorithm {
             return Err(ConfigError::Quantised { key: "quantization.quant_algo", algorithm });
         }
         if let Some(algorithm) = scheme(&self.quantization.kv_cache_quant_algo) {
             let key = "quantization.kv_cache_quant_algo";
             return Err(ConfigError::Quantised { key, algorithm });
+        }
+        if self.embedding_sharding_dim > 1 {
+            let (key, found) = ("embedding_sharding_dim".to_owned(), self.embedding_sharding_dim);
+            return Err(ConfigError::Type { key, expected: "0 or 1", found: found.to_string() });
         }
         self.mapping.ir().map(|_| ())
     }

@@ -28,12 +28,18 @@ pub(crate) struct Record {
     /// The version of the tool that wrote it.
     engraft: String,
     pub(crate) provenance: Value,
-    /// config.json.
-    pub(crate) config: Value,
+    /// config.json; nothing of a record of the first versions.
+    #[serde(default)]
+    pub(crate) config: Option<Value>,
     /// Name to digest, of the files besides weights and config.
+    #[serde(default)]
     pub(crate) files: BTreeMap<String, String>,
-    /// Name to digest of every tensor, a map a rank.
+    /// Name to digest of every tensor, a map a rank. The first versions wrote that of the one
+    /// rank that there was as `digests`.
+    #[serde(default)]
     pub(crate) ranks: Vec<BTreeMap<String, String>>,
+    #[serde(default, skip_serializing)]
+    digests: Option<BTreeMap<String, String>>,
 }
 
 impl Record {
@@ -47,17 +53,22 @@ impl Record {
         let engraft = env!("CARGO_PKG_VERSION").to_owned();
         let digest = |(name, bytes): (&String, &Vec<u8>)| (name.clone(), digest::blake3_hex(bytes));
         let files = text_files.iter().map(digest).collect();
-        Record { format: FORMAT, engraft, provenance, config, files, ranks }
+        let (config, digests) = (Some(config), None);
+        Record { format: FORMAT, engraft, provenance, config, files, ranks, digests }
     }
 
     /// Reads a record; `path` is for errors.
     pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Record, CheckpointError> {
         let malformed =
             |reason: String| CheckpointError::Malformed { path: path.to_owned(), reason };
-        let record: Record =
+        let mut record: Record =
             serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if record.format != FORMAT {
             return Err(malformed(format!("its format is {}, not {FORMAT}", record.format)));
+        }
+        record.ranks.extend(record.digests.take());
+        if record.ranks.is_empty() {
+            return Err(malformed("it has no digests".to_owned()));
         }
         Ok(record)
     }

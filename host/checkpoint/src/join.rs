@@ -114,6 +114,11 @@ impl Provider for Joined {
         self.supplies.get(name)
     }
 
+    fn held(&self, name: &str) -> u64 {
+        // A piece, and on its way there the part that one rank has of it.
+        self.get(name).map_or(0, |supply| supply.bytes().min(self.piece as u64)).saturating_mul(2)
+    }
+
     fn stream(
         &self,
         name: &str,

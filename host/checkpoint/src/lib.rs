@@ -25,10 +25,10 @@ pub use base::{BASE, Fallback, Field, Kind};
 pub use config::{Config, Mapping, PositionEmbedding, Quantization};
 pub use error::{CheckpointError, ConfigError};
 pub use join::Joined;
-pub use rank_file::weights_file;
+pub use rank_file::{RankTensors, weights_file};
 pub use read::Reader;
 pub use verify::Verified;
-pub use write::write;
+pub use write::{predict, write};
 
 /// The name of the config.
 pub const CONFIG_FILE: &str = "config.json";

@@ -1,8 +1,11 @@
 //! The weight file of one rank.
 
-use crate::CheckpointError;
+use crate::join::supply;
+use crate::read::Files;
+use crate::{CheckpointError, EMBEDDING, HEAD};
 use engraft_files::{FileError, TensorEntry, header, interrupt};
 use engraft_ir::Rank;
+use engraft_weights::{Provider, Supply, WeightError};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
@@ -100,6 +103,74 @@ impl RankFile {
             at += count as u64;
         }
         Ok(())
+    }
+
+    /// Hands a tensor to `check`, with the number of each piece's first element, and then to
+    /// `sink`.
+    pub(crate) fn stream(
+        &self,
+        name: &str,
+        piece: usize,
+        check: &dyn Fn(&TensorEntry, u64, &[u8]) -> Result<(), WeightError>,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
+    ) -> Result<(), WeightError> {
+        let entry = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| WeightError::Unknown { parameter: name.to_owned() })?;
+        self.pieces(entry, piece, |at, bytes| {
+            check(entry, at / entry.dtype.size() as u64, bytes)?;
+            Ok(sink(bytes)?)
+        })
+    }
+}
+
+/// The tensors of one rank's file: a [`Provider`] of what is there, and no more. A head that is
+/// tied and not there is the embedding.
+pub struct RankTensors<'a> {
+    file: &'a RankFile,
+    piece: usize,
+    names: Vec<String>,
+    supplies: BTreeMap<String, Supply>,
+}
+
+impl<'a> RankTensors<'a> {
+    pub(crate) fn new(file: &'a RankFile, files: &Files) -> RankTensors<'a> {
+        let mut supplies: BTreeMap<String, Supply> = file
+            .tensors
+            .iter()
+            .map(|(name, entry)| (name.clone(), supply(entry.dtype, &entry.shape)))
+            .collect();
+        if files.config.is_tied()
+            && !supplies.contains_key(HEAD)
+            && let Some(embedding) = supplies.get(EMBEDDING).cloned()
+        {
+            let tied = Supply { tied: Some(EMBEDDING.to_owned()), ..embedding };
+            supplies.insert(HEAD.to_owned(), tied);
+        }
+        let mut names: Vec<String> = supplies.keys().cloned().collect();
+        names.sort_by_key(|name| (place_rank(name), file.tensors.get(name).map(|t| t.start)));
+        RankTensors { file, piece: files.piece, names, supplies }
+    }
+}
+
+impl Provider for RankTensors<'_> {
+    fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn get(&self, name: &str) -> Option<&Supply> {
+        self.supplies.get(name)
+    }
+
+    fn stream(
+        &self,
+        name: &str,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
+    ) -> Result<(), WeightError> {
+        let supply = self.supplies.get(name);
+        let stored = supply.and_then(|supply| supply.tied.as_deref()).unwrap_or(name);
+        self.file.stream(stored, self.piece, &|_, _, _| Ok(()), sink)
     }
 }
 

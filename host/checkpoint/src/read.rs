@@ -3,7 +3,7 @@
 use crate::config::WEIGHT_ONLY;
 use crate::engraft_json::Record;
 use crate::join::{Joined, supply};
-use crate::rank_file::{RankFile, place_rank, weights_file};
+use crate::rank_file::{RankFile, RankTensors, place_rank, weights_file};
 use crate::{
     CONFIG_FILE, CheckpointError, Config, ConfigError, EMBEDDING, HEAD, RECORD_FILE, TEXT_FILES,
     mixed,
@@ -11,7 +11,7 @@ use crate::{
 use engraft_files::FileError;
 use engraft_files::read::{TEXT_LIMIT, whole};
 use engraft_ir::{Mapping, Rank};
-use engraft_weights::{Cut, Listing, Provider, Share, Supply, WeightError, finite};
+use engraft_weights::{Listing, Provider, Share, Supply, WeightError, finite};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How many bytes are read at a time.
-const PIECE: usize = 8 << 20;
+const PIECE: usize = 2 << 20;
 
 /// What is open of a checkpoint.
 #[derive(Debug)]
@@ -114,6 +114,12 @@ impl Reader {
         self.files.ranks.iter().map(|file| file.path.as_path())
     }
 
+    /// What is in the file of one rank, under the names that it has there and bit for bit, NaN
+    /// and infinity included.
+    pub fn rank(&self, rank: usize) -> Option<RankTensors<'_>> {
+        Some(RankTensors::new(self.files.ranks.get(rank)?, &self.files))
+    }
+
     /// The record that lies beside it, if we wrote it.
     pub(crate) fn record(&self) -> Option<&Record> {
         self.record.as_ref()
@@ -135,14 +141,6 @@ impl Reader {
         wholes: &[(String, Vec<u64>)],
     ) -> Result<Joined, CheckpointError> {
         Joined::new(self.files.clone(), shares, wholes, self.files.piece)
-    }
-
-    /// Holds the tensors of a checkpoint of one rank against those that a model needs.
-    ///
-    /// # Errors
-    /// As [`Reader::join`].
-    pub fn expect(&self, expected: &[(String, Vec<u64>)]) -> Result<(), CheckpointError> {
-        self.join(&[whole_shares(expected)], expected).map(|_| ())
     }
 }
 
@@ -166,15 +164,14 @@ impl Provider for Reader {
         };
         let supply = self.supplies.get(name);
         let stored = supply.and_then(|supply| supply.tied.as_deref()).unwrap_or(name);
-        let entry = file
-            .tensors
-            .get(stored)
-            .ok_or_else(|| WeightError::Unknown { parameter: name.to_owned() })?;
-        file.pieces(entry, self.files.piece, |at, bytes| {
-            let first = at / entry.dtype.size() as u64;
-            finite(stored, &entry.shape, entry.dtype, first, bytes, &file.path)?;
-            Ok(sink(bytes)?)
-        })
+        file.stream(
+            stored,
+            self.files.piece,
+            &|entry, first, bytes| {
+                finite(stored, &entry.shape, entry.dtype, first, bytes, &file.path)
+            },
+            sink,
+        )
     }
 }
 
@@ -204,16 +201,6 @@ fn union(files: &Files) -> (Vec<String>, BTreeMap<String, Supply>) {
         supplies.insert(HEAD.to_owned(), tied);
     }
     (names, supplies)
-}
-
-/// Shares of one rank that has all.
-fn whole_shares(wholes: &[(String, Vec<u64>)]) -> Vec<Share> {
-    let share = |(name, shape): &(String, Vec<u64>)| Share {
-        name: name.clone(),
-        source: name.clone(),
-        cut: Cut::whole(shape),
-    };
-    wholes.iter().map(share).collect()
 }
 
 /// Opens the files of all ranks.

@@ -36,9 +36,10 @@ impl Reader {
             config.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect()
         };
         let mut changed = Vec::new();
-        for key in keys(&record.config).union(&keys(&now)) {
+        let written = record.config.as_ref().unwrap_or(&now);
+        for key in keys(written).union(&keys(&now)) {
             let show = |value: Option<&Value>| value.map_or("absent".to_owned(), Value::to_string);
-            let (was, is) = (record.config.get(key), now.get(key));
+            let (was, is) = (written.get(key), now.get(key));
             if was != is {
                 changed.push(escape(&format!(
                     "`{CONFIG_FILE}`: `{key}` is {}, and was {}",

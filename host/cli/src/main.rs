@@ -7,6 +7,7 @@
 mod args;
 mod commands;
 mod error;
+mod forecast;
 mod legacy;
 mod load;
 mod mapping;
@@ -39,6 +40,7 @@ enum Command {
     Evaluate(commands::evaluate::Evaluate),
     Inspect(commands::inspect::Inspect),
     Verify(commands::verify::Verify),
+    Diff(commands::diff::Diff),
     #[command(subcommand)]
     Plugin(commands::plugin::Plugin),
 }
@@ -54,6 +56,7 @@ impl Command {
             Command::Evaluate(_) => "evaluate",
             Command::Inspect(_) => "inspect",
             Command::Verify(_) => "verify",
+            Command::Diff(_) => "diff",
             Command::Plugin(_) => "plugin",
         }
     }
@@ -91,6 +94,7 @@ fn main() -> ExitCode {
         Command::Evaluate(command) => command.run(&world),
         Command::Inspect(command) => command.run(),
         Command::Verify(command) => command.run(),
+        Command::Diff(command) => command.run(),
         Command::Plugin(command) => command.run(),
     });
     match done {

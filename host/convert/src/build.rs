@@ -1,14 +1,16 @@
 //! From a checkpoint to an engine: the second half of the pipeline, alone.
 
-use crate::model::{Described, describe};
+use crate::model::{self, Described, describe};
 use crate::pipeline::find_plugin;
-use crate::{ConvertError, display_name, provenance, ranks};
-use engraft_checkpoint::{CONFIG_FILE, Config, Joined, Reader};
-use engraft_compile::{BuildOptions, Built, Part};
-use engraft_ir::{Graph, Mapping};
+use crate::{ConvertError, Forecast, display_name, forecast, provenance, ranks};
+use engraft_checkpoint::{CONFIG_FILE, Config, Joined, Quantization, Reader};
+use engraft_compile::{BuildOptions, Built, Input, Part};
+use engraft_ir::{DType, Graph, Mapping};
 use engraft_plugin::Plugin;
-use engraft_weights::{Effort, Precision, Provider};
+use engraft_quant::{Floats, Scheme, Stored};
+use engraft_weights::{Effort, Precision, Provider, Share};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A checkpoint with its plugin and graph; nothing is written yet.
@@ -16,10 +18,14 @@ pub struct Checkpoint {
     reader: Reader,
     plugin: Plugin,
     graph: Graph,
+    /// The parameters whose precision the plugin holds.
+    keep: BTreeSet<String>,
     /// What each rank has of the graph.
     parts: Vec<Part>,
-    /// The weights of several ranks, put together.
-    joined: Option<Joined>,
+    /// The weights of all ranks, put together.
+    weights: Joined,
+    /// What stands for the weights where they are quantised.
+    stored: Option<Stored>,
     directory: PathBuf,
 }
 
@@ -36,35 +42,52 @@ impl Checkpoint {
         let plugin = find_plugin(plugin, architectures, &path, Plugin::accepts_checkpoint)?;
         let mut session = plugin.session()?;
         let dialect = plugin.identity().dialects.first().cloned().unwrap_or_default();
-        let dtype = |name: &str, precision: Precision| {
-            reader.get(name).map_or(precision.dtype(config.dtype), |supply| supply.dtype)
+        let is_quantised = |name: &str| {
+            let found = reader.get(name).map(|supply| supply.dtype);
+            name.ends_with(".weight") && matches!(found, Some(DType::I8 | DType::U8))
+        };
+        let dtype = |name: &str, precision: Precision| match reader.get(name) {
+            Some(supply) if !is_quantised(name) => supply.dtype,
+            _ => precision.dtype(config.dtype),
         };
         let described =
             describe(&mut session, &display_name(&plugin), config, path, &dialect, &dtype)?;
-        let Described { graph, .. } = described;
+        let Described { graph, parameters, .. } = described;
         let expected: Vec<_> =
             graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
         let parts = ranks::parts(&graph, reader.config())?;
-        let joined = match parts.len() {
-            1 => reader.expect(&expected).map(|()| None)?,
-            _ => Some(reader.join(&ranks::stored(&parts), &expected)?),
+        let shares = ranks::stored(&parts);
+        let (weights, stored) = match scheme(reader.config())? {
+            Some(scheme) => {
+                let stored = Stored::new(scheme, &expected, &is_quantised)?;
+                let weights = reader.join(&stored.shares(&shares)?, &stored.tensors)?;
+                Floats::new(&weights, &stored, config.dtype)?;
+                (weights, Some(stored))
+            }
+            None => (reader.join(&shares, &expected)?, None),
         };
         let directory = directory.to_owned();
-        Ok(Checkpoint { reader, plugin, graph, parts, joined, directory })
+        let keep = model::keep(&parameters);
+        Ok(Checkpoint { reader, plugin, graph, keep, parts, weights, stored, directory })
     }
 
-    /// The whole parameters.
-    fn provider(&self) -> &dyn Provider {
-        match &self.joined {
-            Some(joined) => joined,
-            None => &self.reader,
-        }
+    /// The whole parameters, as they are stored.
+    pub fn weights(&self) -> &Joined {
+        &self.weights
+    }
+
+    /// Which of its weights are stored in few bits and de-quantised for an engine.
+    pub fn dequantised(&self) -> Option<String> {
+        let stored = self.stored.as_ref().filter(|stored| stored.count() > 0)?;
+        let Quantization { quant_algo, group_size, .. } = &self.config().quantization;
+        let (count, name) = (stored.count(), quant_algo.as_deref().unwrap_or_default());
+        let s = if count == 1 { "" } else { "s" };
+        Some(format!("{count} weight{s} of {name}, groups of {group_size}"))
     }
 
     /// What is odd about it and harms nobody, a sentence each.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
-        let joined = self.joined.iter().flat_map(Joined::warnings);
-        self.reader.warnings().iter().chain(joined).map(String::as_str)
+        self.weights.warnings().iter().map(String::as_str)
     }
 
     /// The checkpoint's config.
@@ -75,6 +98,11 @@ impl Checkpoint {
     /// The graph as the plugin wrote it, before any pass.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The ranks that it is for.
+    pub fn mapping(&self) -> Mapping {
+        self.parts.first().map_or(Mapping::default(), |part| part.rank.mapping)
     }
 
     /// `llama 0.1.0`
@@ -92,16 +120,53 @@ impl Checkpoint {
         directory: &Path,
         effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
-        Ok(engraft_compile::build(engraft_compile::Input {
+        self.as_engine(build, directory, effort, provenance::of_content, |input| {
+            Ok(engraft_compile::build(input)?)
+        })
+    }
+
+    /// What [`Checkpoint::build`] would write.
+    ///
+    /// # Errors
+    /// Whatever can be wrong before the first byte is written.
+    pub fn forecast_engine(
+        &self,
+        build: BuildOptions,
+        effort: &Effort<'_>,
+    ) -> Result<Forecast, ConvertError> {
+        self.as_engine(build, Path::new(""), effort, provenance::blank, |input| {
+            forecast::engine(input, &self.keep)
+        })
+    }
+
+    fn as_engine<T>(
+        &self,
+        build: BuildOptions,
+        directory: &Path,
+        effort: &Effort<'_>,
+        digest: provenance::Digest,
+        then: impl FnOnce(Input<'_>) -> Result<T, ConvertError>,
+    ) -> Result<T, ConvertError> {
+        let mut config = self.config().clone();
+        let floats = match &self.stored {
+            Some(stored) => {
+                // What an engine holds is floats.
+                config.quantization = Quantization::default();
+                Some(Floats::new(&self.weights, stored, config.dtype)?)
+            }
+            None => None,
+        };
+        let floats = floats.as_ref().map(|floats| -> &dyn Provider { floats });
+        then(Input {
             parts: self.parts.clone(),
-            provider: self.provider(),
-            config: self.reader.config(),
+            provider: floats.unwrap_or(&self.weights),
+            config: &config,
             build,
-            provenance: &self.provenance()?,
+            provenance: &self.provenance(digest)?,
             text_files: self.reader.text_files(),
             directory,
             effort: effort.of(&provenance::stamps(&self.files())?),
-        })?)
+        })
     }
 
     /// Streams the same weights into a checkpoint for other ranks. Returns its rank files' bytes.
@@ -115,17 +180,53 @@ impl Checkpoint {
         directory: &Path,
         effort: &Effort<'_>,
     ) -> Result<u64, ConvertError> {
-        let mut config = self.config().clone();
-        ranks::set(&mut config, mapping, parallel_embedding);
+        let (config, shares) = self.spread(mapping, parallel_embedding)?;
         Ok(engraft_checkpoint::write(
             directory,
             &config,
-            self.provider(),
-            &ranks::stored(&ranks::parts(&self.graph, &config)?),
+            &self.weights,
+            &shares,
             self.reader.text_files(),
-            &self.provenance()?,
+            &self.provenance(provenance::of_content)?,
             &effort.of(&provenance::stamps(&self.files())?),
         )?)
+    }
+
+    /// What [`Checkpoint::reshard`] would write.
+    ///
+    /// # Errors
+    /// Whatever can be wrong before the first byte is written.
+    pub fn forecast_reshard(
+        &self,
+        mapping: Mapping,
+        parallel_embedding: Option<u8>,
+        effort: &Effort<'_>,
+    ) -> Result<Forecast, ConvertError> {
+        let (config, shares) = self.spread(mapping, parallel_embedding)?;
+        let files = engraft_checkpoint::predict(
+            &config,
+            &self.weights,
+            &shares,
+            self.reader.text_files(),
+            &self.provenance(provenance::blank)?,
+        )?;
+        forecast::checkpoint(files, &self.weights, &shares, &self.keep, effort)
+    }
+
+    /// The config of a checkpoint for other ranks, and what each of them keeps.
+    fn spread(
+        &self,
+        mapping: Mapping,
+        parallel_embedding: Option<u8>,
+    ) -> Result<(Config, Vec<Vec<Share>>), ConvertError> {
+        let mut config = self.config().clone();
+        ranks::set(&mut config, mapping, parallel_embedding);
+        let mut shares = ranks::stored(&ranks::parts(&self.graph, &config)?);
+        if let Some(stored) = &self.stored {
+            // Codes and scales stay as they are.
+            shares = stored.shares(&shares)?;
+        }
+        Ok((config, shares))
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -136,11 +237,11 @@ impl Checkpoint {
 
     /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
     /// beside it where it is another. A checkpoint that says nothing is itself the source.
-    fn provenance(&self) -> Result<Value, ConvertError> {
+    pub(crate) fn provenance(&self, digest: provenance::Digest) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
             let options = json!({ "dtype": self.config().dtype.config_name() });
-            let files = self.files();
-            return provenance::of_source(&self.plugin, "checkpoint", &files, None, options);
+            let (files, of) = (self.files(), &self.plugin);
+            return provenance::of_source(of, "checkpoint", &files, None, digest, options);
         };
         let mut known = known.clone();
         if !provenance::is_by(&known, &self.plugin)
@@ -149,5 +250,15 @@ impl Checkpoint {
             map.insert("graph_plugin".into(), provenance::of_plugin(&self.plugin));
         }
         Ok(known)
+    }
+}
+
+/// How the weights of a checkpoint are quantised, if they are.
+fn scheme(config: &Config) -> Result<Option<Scheme>, ConvertError> {
+    let Quantization { quant_algo, group_size, has_zero_point, pre_quant_scale, .. } =
+        &config.quantization;
+    match quant_algo.as_deref() {
+        None | Some("NO_QUANT") => Ok(None),
+        Some(name) => Ok(Some(Scheme::new(name, *group_size, *has_zero_point, *pre_quant_scale)?)),
     }
 }

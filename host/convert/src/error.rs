@@ -5,6 +5,7 @@ use engraft_compile::CompileError;
 use engraft_diagnostic::{Code, Diagnostic, Fault};
 use engraft_files::FileError;
 use engraft_plugin::{FindError, PluginError, Refusal, SettingsError};
+use engraft_quant::QuantError;
 use engraft_source::SourceError;
 use engraft_weights::WeightError;
 
@@ -77,6 +78,9 @@ pub enum ConvertError {
     /// A config that lacks what the plugin reads.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// Of the quant room.
+    #[error(transparent)]
+    Quant(#[from] QuantError),
     /// Of the weights room.
     #[error(transparent)]
     Weights(#[from] WeightError),
@@ -103,6 +107,7 @@ impl ConvertError {
             ConvertError::Weights(e) => e,
             ConvertError::Checkpoint(e) => e,
             ConvertError::Compile(e) => e,
+            ConvertError::Quant(e) => e,
             ConvertError::File(e) => e,
             _ => return None,
         })

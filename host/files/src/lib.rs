@@ -13,14 +13,17 @@ mod error;
 pub mod header;
 pub mod interrupt;
 pub mod journal;
+pub mod layout;
 pub mod output;
 mod output_file;
 pub mod read;
+pub mod space;
 pub mod writer;
 
 pub use error::FileError;
 pub use header::{Header, HeaderError, TensorEntry};
 pub use journal::Journal;
+pub use layout::Layout;
 pub use output::OutputDir;
 pub use output_file::OutputFile;
 pub use writer::SafetensorsWriter;

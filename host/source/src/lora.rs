@@ -1,6 +1,6 @@
 //! LoRA adapters of PEFT, merged into a model's weights as they are read.
 //!
-//! An adapter is a directory with `adapter_config.json` and `adapter_model.safetensors`. Every
+//! An adapter is a directory with `adapter_config.json` and `adapter_model.safetensors` or `.bin`. Every
 //! one of its tensors is for a tensor of the model: a pair of matrices whose product is added, a
 //! whole tensor that takes the place of the model's (`modules_to_save`, trained biases), or the
 //! lengths of DoRA. Which is for which is settled when the adapter is opened, from headers; all
@@ -13,17 +13,14 @@ mod merge;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use engraft_diagnostic::escape;
-use engraft_files::{FileError, TensorEntry, header};
 use engraft_ir::DType;
 
-use crate::SourceError;
-use crate::source::TensorInfo;
+use crate::source::{TensorInfo, Weights, encoding};
+use crate::{SourceError, hf};
 use config::Config;
 pub use error::LoraError;
 pub(crate) use merge::floats;
@@ -91,15 +88,15 @@ struct Target {
     /// The tensor as the model has it.
     base: TensorInfo,
     /// What takes its place.
-    replaced: Option<TensorEntry>,
+    replaced: Option<TensorInfo>,
     /// What is added.
     update: Option<Update>,
 }
 
 /// An adapter, laid over a model.
 pub(crate) struct Lora {
-    path: PathBuf,
-    file: File,
+    /// Its one file of weights.
+    weights: Weights,
     targets: BTreeMap<String, Target>,
     merged: Merged,
 }
@@ -174,45 +171,40 @@ impl Lora {
         if !directory.join(CONFIG).is_file() {
             return Err(fail(LoraError::NoFile(CONFIG)));
         }
-        let path = directory.join(WEIGHTS);
-        if !path.is_file() {
-            let pickled = directory.join(PICKLED).is_file();
-            return Err(fail(if pickled {
-                LoraError::Pickled(PICKLED)
-            } else {
-                LoraError::NoFile(WEIGHTS)
-            }));
-        }
+        let found = [WEIGHTS, PICKLED].map(|name| directory.join(name));
+        let Some(path) = found.into_iter().find(|path| path.is_file()) else {
+            return Err(fail(LoraError::NoFile(WEIGHTS)));
+        };
         let config = Config::read(&directory.join(CONFIG))?;
-        let (file, header) = header::read(&path)?;
+        let (file, own) = hf::weights::read(&path, 0)?;
         let mut misfits = Vec::new();
         let mut targets = BTreeMap::new();
         let mut modules: BTreeMap<String, BTreeMap<Role, Matrix>> = BTreeMap::new();
-        for (name, entry) in header.tensors {
+        for (name, info) in own {
             let own = name.strip_prefix("base_model.model.").unwrap_or(&name);
-            if !entry.dtype.is_float() || entry.shape.contains(&0) {
-                let dtype = entry.dtype.safetensors_name();
+            if !info.dtype.is_float() || info.shape.contains(&0) {
+                let dtype = info.dtype.safetensors_name();
                 misfits.push(format!(
                     "`{}` {:?} {dtype} holds no numbers",
                     escape(&name),
-                    entry.shape
+                    info.shape
                 ));
             } else if let Some((module, role)) = role(own) {
-                let matrix = Matrix { name: name.clone(), entry };
+                let matrix = Matrix { name: name.clone(), info };
                 if modules.entry(module.to_owned()).or_default().insert(role, matrix).is_some() {
                     misfits.push(format!("`{}` is there twice", escape(&name)));
                 }
             } else {
                 match find(tensors, &replaced(own)) {
-                    Some((_, base)) if base.shape != entry.shape => misfits.push(format!(
+                    Some((_, base)) if base.shape != info.shape => misfits.push(format!(
                         "`{}` is {:?}, and the model's is {:?}",
                         escape(&name),
-                        entry.shape,
+                        info.shape,
                         base.shape
                     )),
                     Some((name, base)) => {
                         let target =
-                            Target { base: base.clone(), replaced: Some(entry), update: None };
+                            Target { base: base.clone(), replaced: Some(info), update: None };
                         targets.insert(name.to_owned(), target);
                     }
                     None => misfits.push(format!(
@@ -236,7 +228,7 @@ impl Lora {
         let merged = Merged {
             modules: updates.len(),
             replaced: targets.len(),
-            ranks: range(updates.iter().map(|(pair, _)| pair.a.entry.shape[0])).unwrap_or((0, 0)),
+            ranks: range(updates.iter().map(|(pair, _)| pair.a.info.shape[0])).unwrap_or((0, 0)),
             scales: range(updates.iter().map(|(_, scale)| *scale)).unwrap_or((0.0, 0.0)),
             base: config.base.clone(),
         };
@@ -268,12 +260,13 @@ impl Lora {
             );
             return Err(fail(LoraError::Unsupported(what)));
         }
-        Ok(Lora { path, file, targets, merged })
+        Ok(Lora { weights: vec![(path, file)], targets, merged })
     }
 
-    /// The adapter's directory and files, the config first.
-    pub(crate) fn files(&self) -> [PathBuf; 2] {
-        [self.path.with_file_name(CONFIG), self.path.clone()]
+    /// The adapter's files, the config first.
+    pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let weights = self.weights.iter().map(|(path, _)| path);
+        weights.flat_map(|path| [path.with_file_name(CONFIG), path.clone()])
     }
 
     /// What it comes to.
@@ -286,7 +279,7 @@ impl Lora {
         self.targets.iter().map(|(name, target)| {
             let dtype = match (&target.update, &target.replaced) {
                 (Some(_), _) => DType::F32,
-                (None, Some(entry)) => entry.dtype,
+                (None, Some(info)) => info.dtype,
                 (None, None) => target.base.dtype,
             };
             let stored = format!("{} + LoRA", target.base.stored);
@@ -311,13 +304,10 @@ impl Lora {
         let target = &self.targets[name];
         let mut bytes = Vec::new();
         let dtype = match &target.replaced {
-            Some(entry) => {
-                let row = entry.shape.iter().skip(1).product::<u64>() * entry.dtype.size() as u64;
-                bytes.resize(((rows.end - rows.start) * row) as usize, 0);
-                self.file
-                    .read_exact_at(&mut bytes, entry.start + rows.start * row)
-                    .map_err(FileError::io("read", &self.path))?;
-                entry.dtype
+            Some(info) => {
+                let elements = rows.start * info.row()..rows.end * info.row();
+                encoding::read(&self.weights, info, elements, &mut bytes)?;
+                info.dtype
             }
             None => {
                 base(&target.base, &mut bytes)?;
@@ -330,7 +320,7 @@ impl Lora {
         };
         let mut weight = floats(&bytes, dtype);
         drop(bytes);
-        Store { path: &self.path, file: &self.file }.add(update, rows, &mut weight)?;
+        Store(&self.weights).add(update, rows, &mut weight)?;
         out.extend(weight.iter().flat_map(|value| value.to_le_bytes()));
         Ok(())
     }
@@ -369,18 +359,18 @@ fn pair(
     let Some((name, base)) = find(tensors, &weight) else {
         return Err(format!("`{at}`: the model has no `{}`", escape(&weight)));
     };
-    let (&[rank, inner], &[outer, rank_too]) = (a.entry.shape.as_slice(), b.entry.shape.as_slice())
+    let (&[rank, inner], &[outer, rank_too]) = (a.info.shape.as_slice(), b.info.shape.as_slice())
     else {
         return Err(format!(
             "`{at}`: A is {:?} and B {:?}, and both must be matrices",
-            a.entry.shape, b.entry.shape
+            a.info.shape, b.info.shape
         ));
     };
     let expected = config.rank(module);
     if (rank, rank_too) != (expected, expected) {
         return Err(format!(
             "`{at}`: A is {:?} and B {:?}, and the rank is {expected}",
-            a.entry.shape, b.entry.shape
+            a.info.shape, b.info.shape
         ));
     }
     let fits = (base.shape == [outer, inner], base.shape == [inner, outer]);
@@ -394,12 +384,12 @@ fn pair(
         ));
     }
     match (config.magnitudes, &magnitude) {
-        (true, Some(m)) if m.entry.shape.iter().product::<u64>() == outer => {}
+        (true, Some(m)) if m.info.shape.iter().product::<u64>() == outer => {}
         (false, None) => {}
         (true, Some(m)) => {
             return Err(format!(
                 "`{at}`: the lengths are {:?}, and there are {outer} rows",
-                m.entry.shape
+                m.info.shape
             ));
         }
         (true, None) => return Err(format!("`{at}` has no lengths, and `use_dora` is set")),

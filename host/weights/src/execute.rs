@@ -162,12 +162,62 @@ fn bytes_of(supply: &Supply, cut: &Cut) -> u64 {
 
 /// How many bytes the tensors of all jobs have.
 pub fn total(provider: &dyn Provider, jobs: &[Job]) -> u64 {
-    let of = |job: &Job| {
-        let supply = provider.get(&job.source);
-        let bytes = |supply| job.outlets.iter().map(move |outlet| bytes_of(supply, &outlet.cut));
-        supply.into_iter().flat_map(bytes).fold(0, u64::saturating_add)
-    };
-    jobs.iter().map(of).fold(0, u64::saturating_add)
+    in_order(provider, jobs).map_or(0, |order| order.total)
+}
+
+/// Jobs as they are begun, and what they take.
+struct Order<'a> {
+    order: Vec<&'a Job>,
+    /// What each of them holds at a time, in the same order.
+    needs: Vec<(&'a str, u64)>,
+    /// Bytes of the largest output tensor, and of all.
+    largest: u64,
+    total: u64,
+}
+
+fn in_order<'a>(provider: &dyn Provider, jobs: &'a [Job]) -> Result<Order<'a>, WeightError> {
+    let mut order: Vec<(&Job, u64)> = Vec::with_capacity(jobs.len());
+    let mut largest = 0;
+    let mut total = 0u64;
+    for job in jobs {
+        let supply = known(provider, &job.source)?;
+        for outlet in &job.outlets {
+            let bytes = bytes_of(supply, &outlet.cut);
+            largest = largest.max(bytes);
+            total = total.saturating_add(bytes);
+        }
+        order.push((job, supply.bytes()));
+    }
+    // Large ones first: at the end no worker is left alone with one.
+    order.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    let needs = order.iter().map(|(job, bytes)| {
+        let gathered = (*bytes).min(GATHERED as u64).saturating_mul(job.outlets.len() as u64);
+        (job.source.as_str(), provider.held(&job.source).saturating_add(gathered))
+    });
+    let needs = needs.collect();
+    Ok(Order { order: order.into_iter().map(|(job, _)| job).collect(), needs, largest, total })
+}
+
+fn workers(effort: &Effort<'_>, jobs: &[Job]) -> usize {
+    let workers = effort.workers.or_else(|| std::thread::available_parallelism().ok());
+    workers.map_or(1, NonZeroUsize::get).min(jobs.len()).max(1)
+}
+
+/// About how many bytes [`execute`] would hold of these at a time.
+///
+/// # Errors
+/// [`WeightError::Memory`] where one parameter needs more than all that there is.
+pub fn held(
+    provider: &dyn Provider,
+    jobs: &[Job],
+    effort: &Effort<'_>,
+) -> Result<u64, WeightError> {
+    let Order { needs, largest, .. } = in_order(provider, jobs)?;
+    let budget = budget::of(effort.max_ram, &needs, largest)?;
+    let mut needs: Vec<u64> = needs.into_iter().map(|(_, need)| need).collect();
+    needs.sort_unstable();
+    let most = needs.iter().rev().take(workers(effort, jobs));
+    Ok(most.fold(0u64, |sum, need| sum.saturating_add(*need)).min(budget))
 }
 
 /// Does all jobs; `files` have the layouts that the jobs speak of. Tensors that are done by a
@@ -184,30 +234,9 @@ pub fn execute(
     effort: &Effort<'_>,
     journal: Option<&Journal>,
 ) -> Result<(), WeightError> {
-    let mut order: Vec<(&Job, u64)> = Vec::with_capacity(jobs.len());
-    let mut largest = 0;
-    let mut total = 0u64;
-    for job in jobs {
-        let supply = known(provider, &job.source)?;
-        for outlet in &job.outlets {
-            let bytes = bytes_of(supply, &outlet.cut);
-            largest = largest.max(bytes);
-            total = total.saturating_add(bytes);
-        }
-        order.push((job, supply.bytes()));
-    }
-    // Large ones first: at the end no worker is left alone with one.
-    order.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let needs: Vec<(&str, u64)> = order
-        .iter()
-        .map(|(job, bytes)| {
-            let gathered = (*bytes).min(GATHERED as u64).saturating_mul(job.outlets.len() as u64);
-            (job.source.as_str(), provider.held(&job.source).saturating_add(gathered))
-        })
-        .collect();
+    let Order { order, needs, largest, total } = in_order(provider, jobs)?;
     let budget = budget::of(effort.max_ram, &needs, largest)?;
-    let workers = effort.workers.or_else(|| std::thread::available_parallelism().ok());
-    let workers = workers.map_or(1, NonZeroUsize::get).min(jobs.len()).max(1);
+    let workers = workers(effort, jobs);
 
     let run = Run {
         provider,
@@ -223,7 +252,7 @@ pub fn execute(
     let queue = Queue::new(&needs, budget);
     let work = || {
         while let Some(begun) = queue.begin() {
-            if let Err(error) = run.job(begun.job, order[begun.job].0) {
+            if let Err(error) = run.job(begun.job, order[begun.job]) {
                 queue.close();
                 run.fail(begun.job, error);
             }

@@ -11,6 +11,7 @@ impl Architecture for Gemma {
     const ACCEPTS: &[&str] = &["GemmaForCausalLM"];
     const DOC: &str = "Gemma 1.";
     const GGUF: &[(&str, &str)] = &[("gguf:gemma", "GemmaForCausalLM")];
+    const SPELLINGS: &[Spelling] = &[JAX];
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
         // Older configs say `gelu` in `hidden_act`, and mean this.
@@ -34,6 +35,7 @@ impl Architecture for Gemma {
             norm: Norm::RMS.less_one(),
             embedding: f64::from(base.hidden).sqrt(),
             rope: Some(Rope::open(config)?),
+            spelled: Some(jax_part),
             ..Decoder::new(base)
         })
     }

@@ -23,6 +23,7 @@ mod component;
 mod decoder;
 mod field;
 mod gguf;
+mod jax;
 mod latent;
 mod layers;
 mod mixture;
@@ -43,6 +44,7 @@ pub use field::{
     same_as, text, texts, usual,
 };
 pub use gguf::GGUF_LAYER_NORM;
+pub use jax::{JAX, jax_part};
 pub use latent::Latent;
 pub use mixture::Experts;
 pub use net::Net;

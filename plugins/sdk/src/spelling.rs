@@ -11,7 +11,8 @@ use crate::{Fallback, Field, Setting, SettingValue, dotted, join, set};
 pub struct Spelling {
     /// The dialect's name.
     pub dialect: &'static str,
-    /// What a source in it says that its architecture is.
+    /// What a source in it says that its architecture is; empty where it says what HuggingFace's
+    /// do.
     pub accepts: &'static str,
     /// What stands before a block's number.
     pub blocks: &'static str,

@@ -2,6 +2,7 @@
 
 use super::cells::Layout;
 use super::{Joined, Part, Whole};
+use crate::config::CODES;
 use crate::extras::{is_computed, is_left_alone};
 use crate::rank_file::place_rank;
 use crate::read::Files;
@@ -95,7 +96,9 @@ fn find<'a>(
             findings.shapes.push(line);
             continue;
         }
-        if !entry.dtype.is_float() {
+        let may_be_codes = files.config.quantization.quant_algo.as_deref() == Some(CODES)
+            && matches!(entry.dtype, DType::I8 | DType::U8);
+        if !entry.dtype.is_float() && !may_be_codes {
             let line = format!("{}`{}` holds {} elements", files.at(rank), share.name, entry.dtype);
             findings.shapes.push(line);
             continue;

@@ -3,6 +3,7 @@
 pub mod build;
 pub mod compile;
 pub mod convert;
+pub mod diff;
 pub mod evaluate;
 pub mod inspect;
 pub mod plugin;

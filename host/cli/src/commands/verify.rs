@@ -72,7 +72,7 @@ impl Verify {
                 Ok(rank) => ranks.push(rank),
                 Err(e) => {
                     if let Some(before) = wrong.replace(e) {
-                        let _ = error::report(&before);
+                        error::to_stderr(&error::explained(&before).0);
                     }
                 }
             }

@@ -101,8 +101,11 @@ pub(super) fn open(
     Ok((tensors, weights))
 }
 
-/// The tensors of one file.
-fn read(path: &Path, number: usize) -> Result<(File, BTreeMap<String, TensorInfo>), SourceError> {
+/// The tensors of one file, safetensors or pickled, which has this `number` among others.
+pub(crate) fn read(
+    path: &Path,
+    number: usize,
+) -> Result<(File, BTreeMap<String, TensorInfo>), SourceError> {
     if path.extension().is_none_or(|extension| extension != "safetensors") {
         let (file, archive) = torch::open(path)?;
         let tensors = archive.model(path, number)?;

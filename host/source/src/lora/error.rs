@@ -8,9 +8,6 @@ pub enum LoraError {
     /// A file that every adapter has is not there.
     #[error("the adapter has no {0}")]
     NoFile(&'static str),
-    /// Its weights are pickled.
-    #[error("the adapter has its weights only as the pickled file {0}")]
-    Pickled(&'static str),
     /// Its config asks for what is not a sum of a weight and a product of two matrices.
     #[error("the adapter cannot be merged: {0}")]
     Unsupported(String),
@@ -39,11 +36,10 @@ impl LoraError {
     pub(crate) fn code(&self) -> Code {
         Code(match self {
             LoraError::NoFile(_) => 170,
-            LoraError::Pickled(_) => 171,
-            LoraError::Unsupported(_) => 172,
-            LoraError::Misfits(_) => 173,
-            LoraError::NotFinite(_) => 174,
-            LoraError::Dialect(_) => 175,
+            LoraError::Unsupported(_) => 171,
+            LoraError::Misfits(_) => 172,
+            LoraError::NotFinite(_) => 173,
+            LoraError::Dialect(_) => 174,
         })
     }
 
@@ -52,9 +48,6 @@ impl LoraError {
             LoraError::NoFile(_) => {
                 "give the directory that PEFT's `save_pretrained` wrote: adapter_config.json and \
                  adapter_model.safetensors"
-            }
-            LoraError::Pickled(_) => {
-                "save the adapter as safetensors: `save_pretrained(…, safe_serialization=True)`"
             }
             LoraError::Unsupported(_) => {
                 "merge the adapter with PEFT's `merge_and_unload` and convert what that gives"

@@ -9,24 +9,21 @@
 //! are asked for at a time nor on the number of threads. Of `A` and `B` only what these rows
 //! need is read.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use engraft_files::{FileError, TensorEntry};
 use engraft_ir::DType;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::LoraError;
 use crate::SourceError;
+use crate::source::{TensorInfo, Weights, encoding};
 
 /// A tensor of the adapter.
 #[derive(Clone, Debug)]
 pub(super) struct Matrix {
     pub(super) name: String,
-    pub(super) entry: TensorEntry,
+    pub(super) info: TensorInfo,
 }
 
 /// What is added to one tensor of the source.
@@ -44,30 +41,24 @@ pub(super) struct Update {
 }
 
 /// The file that an adapter's matrices are in.
-pub(super) struct Store<'a> {
-    pub(super) path: &'a Path,
-    pub(super) file: &'a File,
-}
+pub(super) struct Store<'a>(pub(super) &'a Weights);
 
 impl Store<'_> {
     /// A range of the elements of a matrix, as they lie.
     fn elements(&self, matrix: &Matrix, range: Range<u64>) -> Result<Vec<f32>, SourceError> {
-        let size = matrix.entry.dtype.size() as u64;
-        let mut bytes = vec![0; ((range.end - range.start) * size) as usize];
-        self.file
-            .read_exact_at(&mut bytes, matrix.entry.start + range.start * size)
-            .map_err(FileError::io("read", self.path))?;
-        let values = floats(&bytes, matrix.entry.dtype);
+        let mut bytes = Vec::new();
+        encoding::read(self.0, &matrix.info, range, &mut bytes)?;
+        let values = floats(&bytes, matrix.info.dtype);
         if values.iter().all(|value| value.is_finite()) {
             return Ok(values);
         }
         let fault = LoraError::NotFinite(matrix.name.clone());
-        Err(SourceError::Lora { path: self.path.to_owned(), fault })
+        Err(SourceError::Lora { path: self.0[matrix.info.file].0.clone(), fault })
     }
 
     /// Some columns of a matrix `[rows, width]`, as `[rows, columns]`.
     fn columns(&self, matrix: &Matrix, columns: Range<u64>) -> Result<Vec<f32>, SourceError> {
-        let (rows, width) = (matrix.entry.shape[0], matrix.entry.shape[1]);
+        let (rows, width) = (matrix.info.shape[0], matrix.info.shape[1]);
         let mut all = Vec::new();
         for row in 0..rows {
             let first = row * width;
@@ -83,16 +74,16 @@ impl Store<'_> {
         rows: Range<u64>,
         weight: &mut [f32],
     ) -> Result<(), SourceError> {
-        let rank = update.a.entry.shape[0] as usize;
+        let rank = update.a.info.shape[0] as usize;
         // `left[row, k]` and `right[k, column]`, whose product is the update of these rows.
         let (left, right) = if update.transposed {
             let a = self.columns(&update.a, rows.clone())?;
-            let b = self.elements(&update.b, 0..update.b.entry.shape.iter().product())?;
-            (turned(&a, rank), turned(&b, update.b.entry.shape[0] as usize))
+            let b = self.elements(&update.b, 0..update.b.info.shape.iter().product())?;
+            (turned(&a, rank), turned(&b, update.b.info.shape[0] as usize))
         } else {
             let rank = rank as u64;
             let b = self.elements(&update.b, rows.start * rank..rows.end * rank)?;
-            (b, self.elements(&update.a, 0..update.a.entry.shape.iter().product())?)
+            (b, self.elements(&update.a, 0..update.a.info.shape.iter().product())?)
         };
         let magnitudes = match &update.magnitude {
             Some(matrix) => Some(self.elements(matrix, rows.clone())?),

@@ -185,7 +185,7 @@ fn all_that_does_not_fit_is_told_at_once() {
         ("base_model.model.m.embed.token_adapter.delta", &[1], &[0.0]),
     ];
     let error = merge(&json!({}), &json!({}), &tensors).map(drop).unwrap_err();
-    assert_eq!(error.code().0, 173);
+    assert_eq!(error.code().0, 172);
     assert!(error.help().is_some() && error.location().is_some());
     let text = error.to_string();
     for words in [
@@ -204,11 +204,11 @@ fn all_that_does_not_fit_is_told_at_once() {
 #[test]
 fn configs_that_mean_something_else_are_turned_down_by_their_key() {
     for (config, code, words) in [
-        (json!({"peft_type": "IA3"}), 172, "IA3"),
-        (json!({"lora_bias": true}), 172, "`lora_bias`"),
-        (json!({"target_parameters": ["experts.w"]}), 172, "`target_parameters`"),
-        (json!({"alora_invocation_tokens": [1]}), 172, "`alora_invocation_tokens`"),
-        (json!({"rank_pattern": {"(q|k)": 4}}), 172, "regular expression"),
+        (json!({"peft_type": "IA3"}), 171, "IA3"),
+        (json!({"lora_bias": true}), 171, "`lora_bias`"),
+        (json!({"target_parameters": ["experts.w"]}), 171, "`target_parameters`"),
+        (json!({"alora_invocation_tokens": [1]}), 171, "`alora_invocation_tokens`"),
+        (json!({"rank_pattern": {"(q|k)": 4}}), 171, "regular expression"),
         (json!({"r": 0}), 105, "`r`"),
         (json!({"r": -1}), 105, "`r`"),
         (json!({"lora_alpha": "x"}), 105, "`lora_alpha`"),
@@ -234,8 +234,6 @@ fn what_is_no_adapter_says_what_is_missing() {
     refused(170);
     std::fs::write(folder.path().join(CONFIG), "{").unwrap();
     refused(170);
-    std::fs::write(folder.path().join(PICKLED), "").unwrap();
-    refused(171);
     std::fs::write(folder.path().join(WEIGHTS), "").unwrap();
     refused(104);
     std::fs::write(folder.path().join(CONFIG), r#"{"peft_type":"LORA","r":1,"lora_alpha":1}"#)
@@ -247,4 +245,18 @@ fn what_is_no_adapter_says_what_is_missing() {
     let source = merge(&json!({}), &json!({}), &nan).unwrap();
     let error = source.read("m.q.weight", 0..2, &mut Vec::new()).unwrap_err();
     assert!(error.to_string().contains("m.q.lora_B.weight` holds NaN"), "{error}");
+}
+
+#[test]
+fn a_pickled_adapter_is_read_as_well() {
+    let (model, adapter) = (model(&json!({})), adapter(&json!({}), &Q));
+    std::fs::remove_file(adapter.path().join(WEIGHTS)).unwrap();
+    let pickled = Q.map(|(name, shape, values)| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        crate::torch::build::Tensor::new(name, DType::F32, shape, &bytes)
+    });
+    std::fs::write(adapter.path().join(PICKLED), crate::torch::build::model(&pickled)).unwrap();
+    let source = Source::open_with_lora(model.path(), adapter.path()).unwrap();
+    assert_eq!(read(&source, "m.q.weight", 0..2), [2.0, 12.0, 103.0, 4.5, 10.0, 56.0]);
+    assert!(source.files().last().unwrap().ends_with(PICKLED));
 }
