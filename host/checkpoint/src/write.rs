@@ -4,7 +4,7 @@ use crate::engraft_json::Record;
 use crate::rank_file::weights_file;
 use crate::{CONFIG_FILE, CheckpointError, Config, RECORD_FILE};
 use engraft_files::{FileError, Layout, SafetensorsWriter};
-use engraft_weights::{Effort, Provider, Share, execute, jobs, layout};
+use engraft_weights::{Effort, Provider, Share, execute, jobs, layout, total};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -33,13 +33,18 @@ pub fn write(
     check_ranks(config, ranks)?;
     let shares: Vec<&[Share]> = ranks.iter().map(Vec::as_slice).collect();
     let jobs = jobs(provider, &shares)?;
+    let facts = [config.to_json().to_string(), provenance.to_string(), format!("{ranks:?}")];
+    let facts = facts.each_ref().map(String::as_str);
+    let journal = effort.journal(directory, &facts, total(provider, &jobs))?;
+    let open =
+        if journal.is_some() { SafetensorsWriter::reopen } else { SafetensorsWriter::create };
     let mut files = Vec::new();
     for (rank, shares) in ranks.iter().enumerate() {
         let path = directory.join(weights_file(rank as u32));
         let tensors = layout(provider, shares)?;
-        files.push(SafetensorsWriter::create(&path, metadata(), tensors, ALIGN)?);
+        files.push(open(&path, metadata(), tensors, ALIGN)?);
     }
-    execute(provider, &jobs, &files, effort)?;
+    execute(provider, &jobs, &files, effort, journal.as_ref())?;
 
     let mut digests = Vec::new();
     let mut bytes = 0;

@@ -4,7 +4,7 @@ use crate::error::Usage;
 use crate::legacy;
 use crate::mapping::MappingArgs;
 use anyhow::Result;
-use engraft_convert::{Effort, Options, Pipeline};
+use engraft_convert::{Effort, Options, Pipeline, Resume};
 use engraft_diagnostic::escape;
 use engraft_files::OutputDir;
 use engraft_ir::DType;
@@ -131,6 +131,9 @@ impl ModelArgs {
     }
 }
 
+/// What an interrupted run has done is not done again, and that is said.
+pub const RESUME: Resume<'static> = Resume { inputs: "", say: &|text| legacy::say(text) };
+
 /// What TensorRT-LLM's scripts may be told to say.
 const LEVELS: [&str; 7] =
     ["internal_error", "error", "warning", "info", "verbose", "debug", "trace"];
@@ -186,7 +189,7 @@ impl OutputArgs {
             .help("choose another directory")
             .into());
         }
-        Ok(OutputDir::create(output_dir, self.force)?)
+        Ok(OutputDir::resume(output_dir, self.force)?)
     }
 }
 
@@ -206,7 +209,7 @@ pub struct WorkArgs {
 impl WorkArgs {
     /// As the library takes them.
     pub fn effort<'a>(&self, progress: &'a (dyn Fn(u64, u64) + Sync)) -> Effort<'a> {
-        Effort { workers: self.workers, max_ram: self.max_ram, progress }
+        Effort { workers: self.workers, max_ram: self.max_ram, progress, resume: Some(RESUME) }
     }
 }
 

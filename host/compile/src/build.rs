@@ -6,9 +6,9 @@ use crate::partition::Part;
 use crate::passes;
 use crate::select::Target;
 use engraft_checkpoint::Config;
-use engraft_engine::{BuildConfig, Contents, EngineConfig};
+use engraft_engine::{BuildConfig, Contents, EngineConfig, EngineError};
 use engraft_ir::{Graph, verify};
-use engraft_weights::{Effort, Provider, Share, execute, held, jobs};
+use engraft_weights::{Effort, Provider, Share, execute, held, jobs, total};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -72,11 +72,22 @@ struct Prepared {
 pub fn build(mut input: Input<'_>) -> Result<Built, CompileError> {
     let Prepared { graphs, shares, config } = prepare(&mut input)?;
     let graphs: Vec<&Graph> = graphs.iter().collect();
-    let contents = contents(&input, &graphs, &config);
-    let shares: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
-    let jobs = jobs(input.provider, &shares)?;
+    let slices: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
+    let jobs = jobs(input.provider, &slices)?;
+    let mut facts = vec![
+        config.pretrained_config.to_string(),
+        format!("{:?}", config.build_config),
+        input.provenance.to_string(),
+        format!("{shares:?}"),
+    ];
+    facts.extend(graphs.iter().map(ToString::to_string));
+    let facts: Vec<&str> = facts.iter().map(String::as_str).collect();
+    let bytes = total(input.provider, &jobs);
+    let journal =
+        input.effort.journal(input.directory, &facts, bytes).map_err(EngineError::from)?;
+    let contents = contents(&input, &graphs, &config, journal.is_some());
     let written = engraft_engine::write(input.directory, &contents, |files| {
-        execute(input.provider, &jobs, files, &input.effort)?;
+        execute(input.provider, &jobs, files, &input.effort, journal.as_ref())?;
         Ok::<(), CompileError>(())
     })?;
     let build_config = config.build_config;
@@ -90,7 +101,7 @@ pub fn build(mut input: Input<'_>) -> Result<Built, CompileError> {
 pub fn predict(mut input: Input<'_>) -> Result<Predicted, CompileError> {
     let Prepared { graphs, shares, config } = prepare(&mut input)?;
     let graphs: Vec<&Graph> = graphs.iter().collect();
-    let files = engraft_engine::predict(&contents(&input, &graphs, &config))?;
+    let files = engraft_engine::predict(&contents(&input, &graphs, &config, false))?;
     let all: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
     let held = held(input.provider, &jobs(input.provider, &all)?, &input.effort)?;
     Ok(Predicted { files, shares, held, build_config: config.build_config })
@@ -100,8 +111,10 @@ fn contents<'a>(
     input: &Input<'a>,
     graphs: &'a [&'a Graph],
     config: &'a EngineConfig,
+    reopen: bool,
 ) -> Contents<'a> {
-    Contents { graphs, config, provenance: input.provenance, text_files: input.text_files }
+    let (provenance, text_files) = (input.provenance, input.text_files);
+    Contents { graphs, config, provenance, text_files, reopen }
 }
 
 /// Passes and checks.

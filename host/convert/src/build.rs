@@ -165,7 +165,7 @@ impl Checkpoint {
             provenance: &self.provenance(digest)?,
             text_files: self.reader.text_files(),
             directory,
-            effort: *effort,
+            effort: effort.of(&provenance::stamps(&self.files())?),
         })
     }
 
@@ -188,7 +188,7 @@ impl Checkpoint {
             &shares,
             self.reader.text_files(),
             &self.provenance(provenance::of_content)?,
-            effort,
+            &effort.of(&provenance::stamps(&self.files())?),
         )?)
     }
 
@@ -229,15 +229,19 @@ impl Checkpoint {
         Ok((config, shares))
     }
 
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.directory.join(CONFIG_FILE)];
+        files.extend(self.reader.weight_files().map(Path::to_path_buf));
+        files
+    }
+
     /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
-    /// beside it where it is another. A checkpoint that says nothing is itself the source, and is
-    /// read whole.
+    /// beside it where it is another. A checkpoint that says nothing is itself the source.
     pub(crate) fn provenance(&self, digest: provenance::Digest) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
-            let mut files = vec![self.directory.join(CONFIG_FILE)];
-            files.extend(self.reader.weight_files().map(Path::to_path_buf));
             let options = json!({ "dtype": self.config().dtype.config_name() });
-            return provenance::of_source(&self.plugin, "checkpoint", &files, digest, options);
+            let (files, of) = (self.files(), &self.plugin);
+            return provenance::of_source(of, "checkpoint", &files, None, digest, options);
         };
         let mut known = known.clone();
         if !provenance::is_by(&known, &self.plugin)

@@ -15,7 +15,7 @@ mod probe;
 mod provenance;
 mod ranks;
 
-pub use engraft_weights::Effort;
+pub use engraft_weights::{Effort, Resume};
 pub use error::ConvertError;
 pub use forecast::{Forecast, Tensor};
 pub use pipeline::{Cost, Options, Pipeline};

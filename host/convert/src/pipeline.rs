@@ -201,16 +201,12 @@ impl Pipeline {
         Ok(Plan::new(&self.source, &self.parameters, self.config.dtype, &self.left_out)?)
     }
 
-    /// What it comes from. Reads every source file whole, for digests of content.
+    /// What it comes from.
     pub(crate) fn provenance(&self, digest: provenance::Digest) -> Result<Value, ConvertError> {
         let options = json!({ "dtype": self.config.dtype.config_name() });
-        provenance::of_source(
-            &self.plugin,
-            self.source.dialect(),
-            self.source.files(),
-            digest,
-            options,
-        )
+        let (files, start) = (self.source.files(), self.source.data_start());
+        let dialect = self.source.dialect();
+        provenance::of_source(&self.plugin, dialect, files, start, digest, options)
     }
 
     /// The checkpoint's config.
@@ -278,7 +274,7 @@ impl Pipeline {
             &ranks::stored(&self.parts),
             self.source.text_files(),
             &self.provenance(provenance::of_content)?,
-            effort,
+            &effort.of(&provenance::stamps(self.source.files())?),
         )?)
     }
 
@@ -354,7 +350,7 @@ impl Pipeline {
             provenance: &self.provenance(digest)?,
             text_files: self.source.text_files(),
             directory,
-            effort: *effort,
+            effort: effort.of(&provenance::stamps(self.source.files())?),
         })
     }
 }

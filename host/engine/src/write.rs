@@ -23,6 +23,8 @@ pub struct Contents<'a> {
     pub provenance: &'a Value,
     /// Text files by name, to stand beside the engine.
     pub text_files: &'a BTreeMap<String, Vec<u8>>,
+    /// Whether weights that an earlier run left in the files stay until they are overwritten.
+    pub reopen: bool,
 }
 
 /// What was written.
@@ -139,7 +141,8 @@ fn begin(
 ) -> Result<SafetensorsWriter, FileError> {
     let (metadata, tensors) = declared(contents, graph);
     let path = directory.join(format::engine_file(rank));
-    SafetensorsWriter::create(&path, metadata, tensors, format::ALIGNMENT)
+    let open = if contents.reopen { SafetensorsWriter::reopen } else { SafetensorsWriter::create };
+    open(&path, metadata, tensors, format::ALIGNMENT)
 }
 
 /// Puts in what is known only now, the header's own digest last.

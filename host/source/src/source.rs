@@ -191,6 +191,14 @@ impl Source {
         &self.contents.files
     }
 
+    /// Where tensors begin in its weight file, for a form of source that has one file with all in
+    /// it.
+    pub fn data_start(&self) -> Option<u64> {
+        let whole = self.contents.weights.len() == 1 && self.contents.files.len() == 1;
+        let starts = self.contents.tensors.values().map(|info| info.start);
+        starts.min().filter(|start| whole && *start > 0)
+    }
+
     /// The file that holds a tensor; the source's own path for a name that it does not have.
     pub fn file_of(&self, name: &str) -> &Path {
         let info = self.contents.tensors.get(name);

@@ -12,12 +12,19 @@
 use crate::budget::{self, Queue};
 use crate::deal::{Dealer, GATHERED};
 use crate::{Cut, Provider, Share, Supply, WeightError};
+use engraft_files::journal::Found;
 use engraft_files::writer::{Declared, TensorWriter};
-use engraft_files::{FileError, SafetensorsWriter};
+use engraft_files::{FileError, Journal, SafetensorsWriter, digest};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// Finished tensors are made durable and noted in a journal once they are so many bytes: an
+/// eighth of all, within these bounds.
+const LEAST_BATCH: u64 = 4 << 20;
+const MOST_BATCH: u64 = 256 << 20;
 
 /// How hard to work, and whom to tell.
 #[derive(Clone, Copy)]
@@ -29,11 +36,62 @@ pub struct Effort<'a> {
     pub max_ram: Option<u64>,
     /// Hears how many bytes of weights are written, and of how many.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
+    /// Whether what is done outlives an interrupt.
+    pub resume: Option<Resume<'a>>,
+}
+
+/// How to go on with what an interrupted run has done.
+#[derive(Clone, Copy)]
+pub struct Resume<'a> {
+    /// What of the input is not written into the output all the same: when files were changed.
+    pub inputs: &'a str,
+    /// Hears, in a sentence, what becomes of an earlier run's work.
+    pub say: &'a (dyn Fn(&str) + Sync),
 }
 
 impl Default for Effort<'_> {
     fn default() -> Self {
-        Effort { workers: None, max_ram: None, progress: &|_, _| {} }
+        Effort { workers: None, max_ram: None, progress: &|_, _| {}, resume: None }
+    }
+}
+
+impl<'a> Effort<'a> {
+    /// The same effort for these inputs ([`Resume::inputs`]).
+    pub fn of(self, inputs: &'a str) -> Effort<'a> {
+        let resume = self.resume.map(|resume| Resume { inputs, ..resume });
+        Effort { resume, ..self }
+    }
+
+    /// The journal of an output in the making in `directory`, where work is to outlive an
+    /// interrupt; `facts` are all that decides about the bytes beside the inputs, and `bytes` is
+    /// about how many there will be.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn journal(
+        &self,
+        directory: &Path,
+        facts: &[&str],
+        bytes: u64,
+    ) -> Result<Option<Journal>, FileError> {
+        let Some(resume) = &self.resume else { return Ok(None) };
+        let mut all = Vec::new();
+        for fact in facts.iter().chain([&resume.inputs]) {
+            all.extend((fact.len() as u64).to_le_bytes());
+            all.extend(fact.as_bytes());
+        }
+        let batch = (bytes / 8).clamp(LEAST_BATCH, MOST_BATCH);
+        let journal = Journal::open(directory, &digest::blake3_hex(&all), batch)?;
+        match journal.found() {
+            Found::Nothing | Found::Tensors(0) => {}
+            Found::Tensors(count) => {
+                (resume.say)(&format!("going on: {count} tensors are there from an earlier run"));
+            }
+            Found::Other => (resume.say)(
+                "starting over: the earlier run that was interrupted had other inputs or flags",
+            ),
+        }
+        Ok(Some(journal))
     }
 }
 
@@ -102,6 +160,11 @@ fn bytes_of(supply: &Supply, cut: &Cut) -> u64 {
     cut.shape().iter().fold(supply.dtype.size() as u64, |n, &d| n.saturating_mul(d))
 }
 
+/// How many bytes the tensors of all jobs have.
+pub fn total(provider: &dyn Provider, jobs: &[Job]) -> u64 {
+    in_order(provider, jobs).map_or(0, |order| order.total)
+}
+
 /// Jobs as they are begun, and what they take.
 struct Order<'a> {
     order: Vec<&'a Job>,
@@ -157,7 +220,8 @@ pub fn held(
     Ok(most.fold(0u64, |sum, need| sum.saturating_add(*need)).min(budget))
 }
 
-/// Does all jobs; `files` have the layouts that the jobs speak of.
+/// Does all jobs; `files` have the layouts that the jobs speak of. Tensors that are done by a
+/// `journal`, and whose bytes still say so, are kept.
 ///
 /// # Errors
 /// Before anything is written: [`WeightError::Memory`] where one parameter needs more than all
@@ -168,6 +232,7 @@ pub fn execute(
     jobs: &[Job],
     files: &[SafetensorsWriter],
     effort: &Effort<'_>,
+    journal: Option<&Journal>,
 ) -> Result<(), WeightError> {
     let Order { order, needs, largest, total } = in_order(provider, jobs)?;
     let budget = budget::of(effort.max_ram, &needs, largest)?;
@@ -176,6 +241,7 @@ pub fn execute(
     let run = Run {
         provider,
         files,
+        journal,
         progress: effort.progress,
         total,
         done: Mutex::new(0),
@@ -202,13 +268,21 @@ pub fn execute(
         });
     }
     let error = run.error.into_inner().unwrap_or_else(PoisonError::into_inner);
-    error.map_or(Ok(()), |(_, error)| Err(error))
+    match (error, journal) {
+        (None, _) => Ok(()),
+        (Some((_, WeightError::File(FileError::Interrupted))), Some(journal)) => {
+            journal.flush(files)?;
+            Err(FileError::Paused.into())
+        }
+        (Some((_, error)), _) => Err(error),
+    }
 }
 
 /// What the workers share.
 struct Run<'a> {
     provider: &'a dyn Provider,
     files: &'a [SafetensorsWriter],
+    journal: Option<&'a Journal>,
     progress: &'a (dyn Fn(u64, u64) + Sync),
     total: u64,
     done: Mutex<u64>,
@@ -222,13 +296,28 @@ impl Run<'_> {
         let supply = known(self.provider, &job.source)?;
         let shape = supply.shape();
         let mut outlets = Vec::with_capacity(job.outlets.len());
+        let mut missing = Vec::with_capacity(job.outlets.len());
+        let mut bytes = 0;
         for outlet in &job.outlets {
             let file = &self.files[outlet.file];
+            let own = bytes_of(supply, &outlet.cut);
+            let digest = self.journal.and_then(|journal| journal.done(file, &outlet.tensor));
+            if let Some(digest) = digest
+                && file.keep(&outlet.tensor, digest)?
+            {
+                self.advance(own);
+                continue;
+            }
+            bytes += own;
+            missing.push((outlet.file, outlet.tensor.as_str()));
             let dealer = Dealer::new(&outlet.cut, &shape, supply.dtype.size()).map_err(|what| {
                 let what = format!("`{}`: {what}", outlet.tensor);
                 FileError::Misuse { path: file.path().to_owned(), what }
             })?;
             outlets.push((dealer, file.tensor(&outlet.tensor)?));
+        }
+        if outlets.is_empty() {
+            return Ok(());
         }
         let mut past = 0;
         self.provider.stream(&job.source, &mut |bytes| {
@@ -250,6 +339,9 @@ impl Run<'_> {
             dealer.finish(&mut |bytes| self.write(&mut tensor, bytes))?;
             tensor.finish()?;
         }
+        if let Some(journal) = self.journal {
+            journal.note(self.files, missing.into_iter(), bytes)?;
+        }
         Ok(())
     }
 
@@ -258,10 +350,14 @@ impl Run<'_> {
             return Ok(());
         }
         tensor.write(bytes)?;
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        *done += bytes.len() as u64;
-        (self.progress)(*done, self.total);
+        self.advance(bytes.len() as u64);
         Ok(())
+    }
+
+    fn advance(&self, bytes: u64) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done += bytes;
+        (self.progress)(*done, self.total);
     }
 
     fn fail(&self, number: usize, error: WeightError) {

@@ -70,6 +70,7 @@ impl Convert {
         let out = self.output.begin(self.model.model()?, CHECKPOINT_DIR)?;
         let pipeline = self.model.open()?;
         let (what, bytes) = if self.save_config_only {
+            out.clear()?;
             ("config", pipeline.write_config(out.path())?)
         } else {
             let bar = progress::Bytes::new("writing checkpoint");
