@@ -1,7 +1,7 @@
 //! Runs the `engraft` command as a person does.
 
 use crate::{fixtures, plugins};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 fn binary() -> PathBuf {
@@ -16,6 +16,24 @@ pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(args).env("ENGRAFT_PLUGINS", plugins()).stdin(Stdio::null());
     command
+}
+
+/// What starts processes; none where engraft is built without MPI.
+pub fn mpirun() -> Option<PathBuf> {
+    std::env::var_os("ENGRAFT_MPIRUN").map(PathBuf::from)
+}
+
+/// The command as so many processes.
+pub fn processes(mpirun: &Path, count: usize, arguments: &[&str]) -> Command {
+    let engraft = command(arguments);
+    let mut many = Command::new(mpirun);
+    many.args(["--allow-run-as-root", "--oversubscribe", "-n", &count.to_string()]);
+    many.arg(engraft.get_program()).args(engraft.get_args());
+    for (name, value) in engraft.get_envs() {
+        many.env(name, value.expect("a value"));
+    }
+    many.stdin(Stdio::null());
+    many
 }
 
 /// Runs the command.

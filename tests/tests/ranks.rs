@@ -9,12 +9,12 @@ use engraft_engine::Engine;
 use engraft_files::OutputDir;
 use engraft_ir::{DType, Mapping};
 use engraft_runtime::{LoadOptions, Model, evaluate};
-use engraft_tests::command::{command, fails, stderr, stdout, works};
+use engraft_tests::command::{fails, mpirun, processes, stderr, stdout, works};
 use engraft_tests::{distance, fixtures, golden, goldens, greedy, plugin};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,8 @@ fn compiled(
 ) -> Option<()> {
     let plugin = Some(plugin(model).to_string_lossy().into_owned());
     let (model, dtype) = (model.to_path_buf(), Some(DType::F32));
-    let options = Options { model, plugin, dtype, mapping, parallel_embedding, lora: None };
+    let options =
+        Options { model, plugin, dtype, mapping, parallel_embedding, ..Options::default() };
     let pipeline = Pipeline::open(&options).unwrap();
     let dir = OutputDir::create(out, false).unwrap();
     match pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()) {
@@ -127,24 +128,6 @@ fn strs(arguments: &[String]) -> Vec<&str> {
     arguments.iter().map(String::as_str).collect()
 }
 
-/// What starts processes; none where engraft is built without MPI.
-fn mpirun() -> Option<PathBuf> {
-    std::env::var_os("ENGRAFT_MPIRUN").map(PathBuf::from)
-}
-
-/// The command as so many processes.
-fn processes(mpirun: &Path, count: usize, arguments: &[&str]) -> Command {
-    let engraft = command(arguments);
-    let mut many = Command::new(mpirun);
-    many.args(["--allow-run-as-root", "--oversubscribe", "-n", &count.to_string()]);
-    many.arg(engraft.get_program()).args(engraft.get_args());
-    for (name, value) in engraft.get_envs() {
-        many.env(name, value.unwrap());
-    }
-    many.stdin(Stdio::null());
-    many
-}
-
 /// Runs what must fail as several processes: with one error, said once.
 fn fails_once(output: &Output, code: &str, words: &[&str]) {
     let text = stderr(output);
@@ -221,7 +204,7 @@ fn what_is_wrong_with_one_ranks_engine_ends_all_with_its_error() {
         arguments.pop();
     };
     fs::write(&second, &whole[..whole.len() - 100]).unwrap();
-    check("EG0036", "past the end");
+    check("EG0036", "but the file ends at byte");
     fs::copy(Path::new(&engine).join("rank0.engine"), &second).unwrap();
     check("EG0516", "should be of rank 1");
     fs::remove_file(&second).unwrap();
@@ -236,7 +219,7 @@ fn signalled(mpirun: &Path, signal: Signal, to_rank: bool) -> String {
     let prompt = vec!["5"; 20].join(",");
     arguments.extend((0..15_000).flat_map(|_| ["--input_ids".to_owned(), prompt.clone()]));
     let mut run = processes(mpirun, 2, &strs(&arguments));
-    let mut child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let since = Instant::now();
     let children = |parent: u32| -> Vec<u32> {
         let threads = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();

@@ -1,5 +1,5 @@
 //! What the tests need beside the repository: SmolLM2 as people have it, in every form we read;
-//! Gemma 3 270M; and the goldens as GGUF files.
+//! Gemma 3 270M; and the goldens as GGUF files and in PyTorch's forms.
 //!
 //! SmolLM2's forms are derived once into the cache from the one downloaded file, by a tool of the
 //! tests (`tests/tools/fetch_smollm2.py`), and again when the tool changes. The goldens' files are
@@ -10,7 +10,7 @@ use crate::command::{self, output};
 use crate::{model, paths, python};
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the tool imports.
@@ -50,18 +50,30 @@ pub fn prepare(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
     variables.push(("ENGRAFT_SMOLLM2_GGUF".to_owned(), gguf));
     variables.push(("ENGRAFT_GEMMA3_GGUF".to_owned(), model::gemma3(cache)?));
     variables.push(("ENGRAFT_GOLDEN_GGUFS".to_owned(), golden_ggufs(cache)?));
+    variables.push(("ENGRAFT_GOLDEN_TORCH".to_owned(), golden_torch()?));
     Ok(variables)
+}
+
+/// The folder of the goldens in PyTorch's forms.
+fn golden_torch() -> Result<PathBuf> {
+    let python = python::find()?;
+    written_goldens(Path::new(python), "write_torch.py", "golden-torch")
 }
 
 /// The folder of the goldens as GGUF files.
 fn golden_ggufs(cache: &Cache) -> Result<PathBuf> {
     let python = python::environment(cache, "gguf", python::GGUF_TOOLS)?;
-    let out = paths::target().join("golden-ggufs");
+    written_goldens(&python, "write_ggufs.py", "golden-ggufs")
+}
+
+/// The folder that a tool of the tests writes of the goldens.
+fn written_goldens(python: &Path, tool: &str, folder: &str) -> Result<PathBuf> {
+    let out = paths::target().join(folder);
     if out.exists() {
         fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
     }
     let mut write = Command::new(python);
-    write.arg(paths::root().join("tests/tools/write_ggufs.py"));
+    write.arg(paths::root().join("tests/tools").join(tool));
     write.arg("--goldens").arg(paths::root().join("tests/fixtures/golden")).arg("--out").arg(&out);
     command::quietly(&mut write)?;
     Ok(out)

@@ -4,8 +4,8 @@
 //! command), `ENGRAFT_PLUGINS` and `ENGRAFT_EXAMPLES` (folders; the latter only where the tools for
 //! other languages can be installed), `ENGRAFT_MPIRUN` (the program that starts ranks; only where
 //! engraft is built with MPI), `ENGRAFT_SMOLLM2_GGUF` and `ENGRAFT_GEMMA3_GGUF` (files),
-//! `ENGRAFT_SMOLLM2_HF_BF16`, `_F16`, `_F32` and `ENGRAFT_GOLDEN_GGUFS` (directories). Under a bare
-//! `cargo test`, tests that need one that is missing say to run this.
+//! `ENGRAFT_SMOLLM2_HF_BF16`, `_F16`, `_F32`, `ENGRAFT_GOLDEN_GGUFS` and `ENGRAFT_GOLDEN_TORCH`
+//! (directories). Under a bare `cargo test`, tests that need one that is missing say to run this.
 
 use crate::cache::Cache;
 use crate::command::{self, cargo};

@@ -28,7 +28,7 @@ pub use join::Joined;
 pub use rank_file::{RankTensors, weights_file};
 pub use read::Reader;
 pub use verify::Verified;
-pub use write::write;
+pub use write::{predict, write};
 
 /// The name of the config.
 pub const CONFIG_FILE: &str = "config.json";

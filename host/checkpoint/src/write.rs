@@ -3,8 +3,8 @@
 use crate::engraft_json::Record;
 use crate::rank_file::weights_file;
 use crate::{CONFIG_FILE, CheckpointError, Config, RECORD_FILE};
-use engraft_files::{FileError, SafetensorsWriter};
-use engraft_weights::{Effort, Provider, Share, execute, jobs, layout};
+use engraft_files::{FileError, Layout, SafetensorsWriter};
+use engraft_weights::{Effort, Provider, Share, execute, jobs, layout, total};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -30,23 +30,21 @@ pub fn write(
     provenance: &Value,
     effort: &Effort<'_>,
 ) -> Result<u64, CheckpointError> {
-    let config_path = directory.join(CONFIG_FILE);
-    if config.mapping.world_size != ranks.len() as u64 {
-        let (said, found) = (config.mapping.world_size, ranks.len());
-        let what = format!("the config says {said} ranks, and there are {found}");
-        return Err(FileError::Misuse { path: config_path, what }.into());
-    }
-    let config_text = config.to_text();
+    check_ranks(config, ranks)?;
     let shares: Vec<&[Share]> = ranks.iter().map(Vec::as_slice).collect();
     let jobs = jobs(provider, &shares)?;
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let facts = [config.to_json().to_string(), provenance.to_string(), format!("{ranks:?}")];
+    let facts = facts.each_ref().map(String::as_str);
+    let journal = effort.journal(directory, &facts, total(provider, &jobs))?;
+    let open =
+        if journal.is_some() { SafetensorsWriter::reopen } else { SafetensorsWriter::create };
     let mut files = Vec::new();
     for (rank, shares) in ranks.iter().enumerate() {
         let path = directory.join(weights_file(rank as u32));
         let tensors = layout(provider, shares)?;
-        files.push(SafetensorsWriter::create(&path, metadata.clone(), tensors, 1)?);
+        files.push(open(&path, metadata(), tensors, ALIGN)?);
     }
-    execute(provider, &jobs, &files, effort)?;
+    execute(provider, &jobs, &files, effort, journal.as_ref())?;
 
     let mut digests = Vec::new();
     let mut bytes = 0;
@@ -55,17 +53,71 @@ pub fn write(
         bytes += file.bytes();
         file.finish()?;
     }
-    for (name, bytes) in text_files {
-        put(&directory.join(name), bytes)?;
+    for (name, bytes) in small_files(config, text_files, provenance, digests) {
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).map_err(FileError::io("write", &path))?;
     }
-    put(&config_path, &config_text)?;
-    let record = Record::new(provenance.clone(), config.to_json(), text_files, digests);
-    put(&directory.join(RECORD_FILE), &text(&record))?;
     Ok(bytes)
 }
 
-fn put(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    std::fs::write(path, bytes).map_err(FileError::io("write", path))
+/// The files that [`write`] would write with the same arguments, each with its bytes.
+///
+/// # Errors
+/// As [`write`], as far as nothing need be read or written for it.
+pub fn predict(
+    config: &Config,
+    provider: &dyn Provider,
+    ranks: &[Vec<Share>],
+    text_files: &BTreeMap<String, Vec<u8>>,
+    provenance: &Value,
+) -> Result<Vec<(String, u64)>, CheckpointError> {
+    check_ranks(config, ranks)?;
+    let mut files = Vec::new();
+    let mut digests = Vec::new();
+    for (rank, shares) in ranks.iter().enumerate() {
+        let name = weights_file(rank as u32);
+        let layout = Layout::new(&metadata(), layout(provider, shares)?, ALIGN)
+            .map_err(|what| FileError::Misuse { path: name.clone().into(), what })?;
+        files.push((name, layout.bytes()));
+        let digest = "0".repeat(DIGEST_LEN);
+        digests.push(shares.iter().map(|share| (share.name.clone(), digest.clone())).collect());
+    }
+    let small = small_files(config, text_files, provenance, digests);
+    files.extend(small.into_iter().map(|(name, bytes)| (name, bytes.len() as u64)));
+    Ok(files)
+}
+
+/// Rank files are plain.
+const ALIGN: usize = 1;
+
+/// Hexadecimal digits of a digest.
+const DIGEST_LEN: usize = 64;
+
+fn metadata() -> BTreeMap<String, String> {
+    BTreeMap::from([("format".to_owned(), "pt".to_owned())])
+}
+
+fn check_ranks(config: &Config, ranks: &[Vec<Share>]) -> Result<(), FileError> {
+    let (said, found) = (config.mapping.world_size, ranks.len());
+    if said == found as u64 {
+        return Ok(());
+    }
+    let what = format!("the config says {said} ranks, and there are {found}");
+    Err(FileError::Misuse { path: CONFIG_FILE.into(), what })
+}
+
+/// All files but those of the ranks, by name.
+fn small_files(
+    config: &Config,
+    text_files: &BTreeMap<String, Vec<u8>>,
+    provenance: &Value,
+    digests: Vec<BTreeMap<String, String>>,
+) -> BTreeMap<String, Vec<u8>> {
+    let record = Record::new(provenance.clone(), config.to_json(), text_files, digests);
+    let mut files = text_files.clone();
+    files.insert(CONFIG_FILE.to_owned(), config.to_text());
+    files.insert(RECORD_FILE.to_owned(), text(&record));
+    files
 }
 
 /// JSON as a person reads it, in the order of the value, with a line end.

@@ -4,11 +4,12 @@ use crate::error::Usage;
 use crate::legacy;
 use crate::mapping::MappingArgs;
 use anyhow::Result;
-use engraft_convert::{Options, Pipeline};
+use engraft_convert::{Effort, Options, Pipeline, Resume};
 use engraft_diagnostic::escape;
 use engraft_files::OutputDir;
 use engraft_ir::DType;
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 /// The command line with `-` inside the names of long flags made `_`, so that both spellings
@@ -130,6 +131,9 @@ impl ModelArgs {
     }
 }
 
+/// What an interrupted run has done is not done again, and that is said.
+pub const RESUME: Resume<'static> = Resume { inputs: "", say: &|text| legacy::say(text) };
+
 /// What TensorRT-LLM's scripts may be told to say.
 const LEVELS: [&str; 7] =
     ["internal_error", "error", "warning", "info", "verbose", "debug", "trace"];
@@ -145,6 +149,9 @@ pub struct OutputArgs {
     /// Replace what is there.
     #[arg(long)]
     force: bool,
+    /// Say what would be written, with exact sizes, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     /// `error` silences notes and warnings.
     #[arg(long, value_name = "LEVEL", hide = true, value_parser = LEVELS)]
     log_level: Option<String>,
@@ -182,13 +189,70 @@ impl OutputArgs {
             .help("choose another directory")
             .into());
         }
-        Ok(OutputDir::create(output_dir, self.force)?)
+        Ok(OutputDir::resume(output_dir, self.force)?)
+    }
+}
+
+/// Flags of whatever streams weights.
+#[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
+pub struct WorkArgs {
+    /// Parameters that are worked on at a time; by default as many as there are cores.
+    #[arg(long, value_name = "N")]
+    workers: Option<NonZeroUsize>,
+    /// The most memory to take, such as 500MB or 4GiB; by default what twice the largest tensor
+    /// takes, and a little.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_ram: Option<u64>,
+}
+
+impl WorkArgs {
+    /// As the library takes them.
+    pub fn effort<'a>(&self, progress: &'a (dyn Fn(u64, u64) + Sync)) -> Effort<'a> {
+        Effort { workers: self.workers, max_ram: self.max_ram, progress, resume: Some(RESUME) }
+    }
+}
+
+/// `500MB`, `4GiB`, `1.5g`, or bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "give bytes, or a number with kB, MB, GB, TB, KiB, MiB, GiB or TiB".to_owned();
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let unit = unit.trim().to_ascii_lowercase();
+    let (letter, binary) = match unit.strip_suffix("ib") {
+        Some(letter) => (letter, true),
+        None => (unit.strip_suffix('b').unwrap_or(&unit), false),
+    };
+    let power = match letter {
+        "" if !binary => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * f64::powi(if binary { 1024.0 } else { 1000.0 }, power);
+    match bytes >= 1.0 && bytes < 1e18 {
+        true => Ok(bytes as u64),
+        false => Err(wrong()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("500MB"), Ok(500_000_000));
+        assert_eq!(size("1.5g"), Ok(1_500_000_000));
+        assert_eq!(size("4GiB"), Ok(4 << 30));
+        for wrong in ["", "0", "lots", "4 cats", "-1", "1e30", "4ib", "99999999TB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn dashes_and_underscores_are_alike_in_flags_only() {

@@ -7,6 +7,7 @@
 mod args;
 mod commands;
 mod error;
+mod forecast;
 mod legacy;
 mod load;
 mod mapping;

@@ -9,9 +9,11 @@ use engraft_ir::Mapping;
 pub struct MappingArgs {
     /// Ranks that share each matrix (tensor parallelism).
     #[arg(long, help_heading = "Ranks", value_name = "N", default_value = "1")]
+    #[arg(allow_negative_numbers = true)]
     tp_size: u32,
     /// Stages, each with a stretch of the layers (pipeline parallelism).
     #[arg(long, help_heading = "Ranks", value_name = "N", default_value = "1")]
+    #[arg(allow_negative_numbers = true)]
     pp_size: u32,
     /// Ranks of a stage that share each expert's matrices; by default what --moe_ep_size leaves.
     #[arg(

@@ -41,8 +41,7 @@ pub fn json(value: &serde_json::Value) -> Result<()> {
 /// Sentences on standard error, a line each, that a person should read and nothing fails for.
 pub fn notes<'a>(sentences: impl IntoIterator<Item = &'a str>) {
     for sentence in sentences {
-        // Nothing is left to say where nobody listens.
-        let _ = writeln!(std::io::stderr(), "note: {sentence}");
+        crate::legacy::say(&format!("note: {sentence}"));
     }
 }
 

@@ -6,9 +6,9 @@ use crate::partition::Part;
 use crate::passes;
 use crate::select::Target;
 use engraft_checkpoint::Config;
-use engraft_engine::{BuildConfig, Contents, EngineConfig};
+use engraft_engine::{BuildConfig, Contents, EngineConfig, EngineError};
 use engraft_ir::{Graph, verify};
-use engraft_weights::{Effort, Provider, Share, execute, jobs};
+use engraft_weights::{Effort, Provider, Share, execute, held, jobs, total};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -44,12 +44,81 @@ pub struct Built {
     pub build_config: BuildConfig,
 }
 
+/// What an engine would be.
+#[derive(Clone, Debug)]
+pub struct Predicted {
+    /// Its files, each with its bytes.
+    pub files: Vec<(String, u64)>,
+    /// Of each rank, what it keeps of the weights, in the order of its file.
+    pub shares: Vec<Vec<Share>>,
+    /// About how many bytes of weights would be in memory at a time.
+    pub held: u64,
+    /// What it would be built for, defaults filled in.
+    pub build_config: BuildConfig,
+}
+
+/// What is settled before the first byte is written.
+struct Prepared {
+    graphs: Vec<Graph>,
+    shares: Vec<Vec<Share>>,
+    config: EngineConfig,
+}
+
 /// Builds an engine: passes, checks, then one stream of weights into the files of all ranks.
 ///
 /// # Errors
 /// [`CompileError`]. All but those of the disk and of the weights' numbers come before a byte
 /// is written.
-pub fn build(input: Input<'_>) -> Result<Built, CompileError> {
+pub fn build(mut input: Input<'_>) -> Result<Built, CompileError> {
+    let Prepared { graphs, shares, config } = prepare(&mut input)?;
+    let graphs: Vec<&Graph> = graphs.iter().collect();
+    let slices: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
+    let jobs = jobs(input.provider, &slices)?;
+    let mut facts = vec![
+        config.pretrained_config.to_string(),
+        format!("{:?}", config.build_config),
+        input.provenance.to_string(),
+        format!("{shares:?}"),
+    ];
+    facts.extend(graphs.iter().map(ToString::to_string));
+    let facts: Vec<&str> = facts.iter().map(String::as_str).collect();
+    let bytes = total(input.provider, &jobs);
+    let journal =
+        input.effort.journal(input.directory, &facts, bytes).map_err(EngineError::from)?;
+    let contents = contents(&input, &graphs, &config, journal.is_some());
+    let written = engraft_engine::write(input.directory, &contents, |files| {
+        execute(input.provider, &jobs, files, &input.effort, journal.as_ref())?;
+        Ok::<(), CompileError>(())
+    })?;
+    let build_config = config.build_config;
+    Ok(Built { bytes: written.bytes, weights: written.weights, build_config })
+}
+
+/// What [`build`] would write. Nothing is read but headers, and the directory is not looked at.
+///
+/// # Errors
+/// As [`build`], but for those of the disk and of the weights' numbers.
+pub fn predict(mut input: Input<'_>) -> Result<Predicted, CompileError> {
+    let Prepared { graphs, shares, config } = prepare(&mut input)?;
+    let graphs: Vec<&Graph> = graphs.iter().collect();
+    let files = engraft_engine::predict(&contents(&input, &graphs, &config, false))?;
+    let all: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
+    let held = held(input.provider, &jobs(input.provider, &all)?, &input.effort)?;
+    Ok(Predicted { files, shares, held, build_config: config.build_config })
+}
+
+fn contents<'a>(
+    input: &Input<'a>,
+    graphs: &'a [&'a Graph],
+    config: &'a EngineConfig,
+    reopen: bool,
+) -> Contents<'a> {
+    let (provenance, text_files) = (input.provenance, input.text_files);
+    Contents { graphs, config, provenance, text_files, reopen }
+}
+
+/// Passes and checks.
+fn prepare(input: &mut Input<'_>) -> Result<Prepared, CompileError> {
     for part in &input.parts {
         verify(&part.graph)?;
     }
@@ -62,33 +131,19 @@ pub fn build(input: Input<'_>) -> Result<Built, CompileError> {
     let target = Target::from_name(&build_config.target)?;
     let mut graphs = Vec::with_capacity(input.parts.len());
     let mut shares = Vec::with_capacity(input.parts.len());
-    for part in input.parts {
+    for part in std::mem::take(&mut input.parts) {
         let graph = passes::run(part.graph)?;
         target.check(&graph)?;
         graphs.push(graph);
         shares.push(part.shares);
     }
     check_supplies(&graphs, &shares, input.provider)?;
-
     let config = EngineConfig {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pretrained_config: input.config.to_json(),
-        build_config: build_config.clone(),
+        build_config,
     };
-    let graphs: Vec<&Graph> = graphs.iter().collect();
-    let contents = Contents {
-        graphs: &graphs,
-        config: &config,
-        provenance: input.provenance,
-        text_files: input.text_files,
-    };
-    let shares: Vec<&[Share]> = shares.iter().map(Vec::as_slice).collect();
-    let jobs = jobs(input.provider, &shares)?;
-    let written = engraft_engine::write(input.directory, &contents, |files| {
-        execute(input.provider, &jobs, files, &input.effort)?;
-        Ok::<(), CompileError>(())
-    })?;
-    Ok(Built { bytes: written.bytes, weights: written.weights, build_config })
+    Ok(Prepared { graphs, shares, config })
 }
 
 /// Every weight of each rank's graph is supplied as it declares it, and nothing is supplied that

@@ -16,7 +16,7 @@ pub mod partition;
 pub mod passes;
 mod select;
 
-pub use build::{Built, Input, build};
+pub use build::{Built, Input, Predicted, build, predict};
 pub use build_config::BuildOptions;
 pub use engraft_engine::{BuildConfig, KvCacheType};
 pub use error::{CompileError, Mismatch};

@@ -1,15 +1,16 @@
 //! From a checkpoint to an engine: the second half of the pipeline, alone.
 
-use crate::model::{Described, describe};
+use crate::model::{self, Described, describe};
 use crate::pipeline::find_plugin;
-use crate::{ConvertError, display_name, provenance, ranks};
+use crate::{ConvertError, Forecast, display_name, forecast, provenance, ranks};
 use engraft_checkpoint::{CONFIG_FILE, Config, Joined, Quantization, Reader};
-use engraft_compile::{BuildOptions, Built, Part};
+use engraft_compile::{BuildOptions, Built, Input, Part};
 use engraft_ir::{DType, Graph, Mapping};
 use engraft_plugin::Plugin;
 use engraft_quant::{Floats, Scheme, Stored};
-use engraft_weights::{Effort, Precision, Provider};
+use engraft_weights::{Effort, Precision, Provider, Share};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A checkpoint with its plugin and graph; nothing is written yet.
@@ -17,6 +18,8 @@ pub struct Checkpoint {
     reader: Reader,
     plugin: Plugin,
     graph: Graph,
+    /// The parameters whose precision the plugin holds.
+    keep: BTreeSet<String>,
     /// What each rank has of the graph.
     parts: Vec<Part>,
     /// The weights of all ranks, put together.
@@ -49,7 +52,7 @@ impl Checkpoint {
         };
         let described =
             describe(&mut session, &display_name(&plugin), config, path, &dialect, &dtype)?;
-        let Described { graph, .. } = described;
+        let Described { graph, parameters, .. } = described;
         let expected: Vec<_> =
             graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
         let parts = ranks::parts(&graph, reader.config())?;
@@ -64,7 +67,8 @@ impl Checkpoint {
             None => (reader.join(&shares, &expected)?, None),
         };
         let directory = directory.to_owned();
-        Ok(Checkpoint { reader, plugin, graph, parts, weights, stored, directory })
+        let keep = model::keep(&parameters);
+        Ok(Checkpoint { reader, plugin, graph, keep, parts, weights, stored, directory })
     }
 
     /// The whole parameters, as they are stored.
@@ -96,6 +100,11 @@ impl Checkpoint {
         &self.graph
     }
 
+    /// The ranks that it is for.
+    pub fn mapping(&self) -> Mapping {
+        self.parts.first().map_or(Mapping::default(), |part| part.rank.mapping)
+    }
+
     /// `llama 0.1.0`
     pub fn plugin(&self) -> String {
         display_name(&self.plugin)
@@ -111,6 +120,33 @@ impl Checkpoint {
         directory: &Path,
         effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
+        self.as_engine(build, directory, effort, provenance::of_content, |input| {
+            Ok(engraft_compile::build(input)?)
+        })
+    }
+
+    /// What [`Checkpoint::build`] would write.
+    ///
+    /// # Errors
+    /// Whatever can be wrong before the first byte is written.
+    pub fn forecast_engine(
+        &self,
+        build: BuildOptions,
+        effort: &Effort<'_>,
+    ) -> Result<Forecast, ConvertError> {
+        self.as_engine(build, Path::new(""), effort, provenance::blank, |input| {
+            forecast::engine(input, &self.keep)
+        })
+    }
+
+    fn as_engine<T>(
+        &self,
+        build: BuildOptions,
+        directory: &Path,
+        effort: &Effort<'_>,
+        digest: provenance::Digest,
+        then: impl FnOnce(Input<'_>) -> Result<T, ConvertError>,
+    ) -> Result<T, ConvertError> {
         let mut config = self.config().clone();
         let floats = match &self.stored {
             Some(stored) => {
@@ -121,16 +157,16 @@ impl Checkpoint {
             None => None,
         };
         let floats = floats.as_ref().map(|floats| -> &dyn Provider { floats });
-        Ok(engraft_compile::build(engraft_compile::Input {
+        then(Input {
             parts: self.parts.clone(),
             provider: floats.unwrap_or(&self.weights),
             config: &config,
             build,
-            provenance: &self.provenance()?,
+            provenance: &self.provenance(digest)?,
             text_files: self.reader.text_files(),
             directory,
-            effort: *effort,
-        })?)
+            effort: effort.of(&provenance::stamps(&self.files())?),
+        })
     }
 
     /// Streams the same weights into a checkpoint for other ranks. Returns its rank files' bytes.
@@ -144,6 +180,45 @@ impl Checkpoint {
         directory: &Path,
         effort: &Effort<'_>,
     ) -> Result<u64, ConvertError> {
+        let (config, shares) = self.spread(mapping, parallel_embedding)?;
+        Ok(engraft_checkpoint::write(
+            directory,
+            &config,
+            &self.weights,
+            &shares,
+            self.reader.text_files(),
+            &self.provenance(provenance::of_content)?,
+            &effort.of(&provenance::stamps(&self.files())?),
+        )?)
+    }
+
+    /// What [`Checkpoint::reshard`] would write.
+    ///
+    /// # Errors
+    /// Whatever can be wrong before the first byte is written.
+    pub fn forecast_reshard(
+        &self,
+        mapping: Mapping,
+        parallel_embedding: Option<u8>,
+        effort: &Effort<'_>,
+    ) -> Result<Forecast, ConvertError> {
+        let (config, shares) = self.spread(mapping, parallel_embedding)?;
+        let files = engraft_checkpoint::predict(
+            &config,
+            &self.weights,
+            &shares,
+            self.reader.text_files(),
+            &self.provenance(provenance::blank)?,
+        )?;
+        forecast::checkpoint(files, &self.weights, &shares, &self.keep, effort)
+    }
+
+    /// The config of a checkpoint for other ranks, and what each of them keeps.
+    fn spread(
+        &self,
+        mapping: Mapping,
+        parallel_embedding: Option<u8>,
+    ) -> Result<(Config, Vec<Vec<Share>>), ConvertError> {
         let mut config = self.config().clone();
         ranks::set(&mut config, mapping, parallel_embedding);
         let mut shares = ranks::stored(&ranks::parts(&self.graph, &config)?);
@@ -151,26 +226,22 @@ impl Checkpoint {
             // Codes and scales stay as they are.
             shares = stored.shares(&shares)?;
         }
-        Ok(engraft_checkpoint::write(
-            directory,
-            &config,
-            &self.weights,
-            &shares,
-            self.reader.text_files(),
-            &self.provenance()?,
-            effort,
-        )?)
+        Ok((config, shares))
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.directory.join(CONFIG_FILE)];
+        files.extend(self.reader.weight_files().map(Path::to_path_buf));
+        files
     }
 
     /// What the checkpoint says of where it comes from; the plugin that wrote the graph is named
-    /// beside it where it is another. A checkpoint that says nothing is itself the source, and is
-    /// read whole.
-    fn provenance(&self) -> Result<Value, ConvertError> {
+    /// beside it where it is another. A checkpoint that says nothing is itself the source.
+    pub(crate) fn provenance(&self, digest: provenance::Digest) -> Result<Value, ConvertError> {
         let Some(known) = self.reader.provenance() else {
-            let mut files = vec![self.directory.join(CONFIG_FILE)];
-            files.extend(self.reader.weight_files().map(Path::to_path_buf));
             let options = json!({ "dtype": self.config().dtype.config_name() });
-            return provenance::of_source(&self.plugin, "checkpoint", &files, options);
+            let (files, of) = (self.files(), &self.plugin);
+            return provenance::of_source(of, "checkpoint", &files, None, digest, options);
         };
         let mut known = known.clone();
         if !provenance::is_by(&known, &self.plugin)

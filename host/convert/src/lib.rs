@@ -8,14 +8,16 @@
 
 pub mod build;
 mod error;
+mod forecast;
 mod model;
 mod pipeline;
 mod probe;
 mod provenance;
 mod ranks;
 
-pub use engraft_weights::Effort;
+pub use engraft_weights::{Effort, Resume};
 pub use error::ConvertError;
+pub use forecast::{Forecast, Tensor};
 pub use pipeline::{Cost, Options, Pipeline};
 
 /// `llama 0.1.0`, as a plugin is named to people; `mine 0.1.0 on llama 0.1.0` for a manifest.

@@ -4,7 +4,8 @@ use crate::ConvertError;
 use engraft_checkpoint::{BASE, Config, Kind as Base};
 use engraft_ir::{DType, Graph, PlaceKind};
 use engraft_plugin::{Fallback, Field, Kind, Session, Setting, Value, resolve};
-use engraft_weights::{Parameter, Precision};
+use engraft_weights::{Parameter, Precision, full_name};
+use std::collections::BTreeSet;
 
 /// A model as its plugin describes it.
 #[derive(Debug)]
@@ -15,6 +16,12 @@ pub(crate) struct Described {
     pub left_out: Vec<(String, String)>,
     /// The whole graph.
     pub graph: Graph,
+}
+
+/// The parameters whose precision the plugin holds, by their whole names.
+pub(crate) fn keep(parameters: &[(PlaceKind, Parameter)]) -> BTreeSet<String> {
+    let kept = parameters.iter().filter(|(_, p)| p.precision != Precision::Any);
+    kept.map(|(place, p)| full_name(*place, &p.name)).collect()
 }
 
 /// Base fields that say how a model is stored or placed. No plugin sees them: a plugin describes,

@@ -1,9 +1,9 @@
 //! From a source to a checkpoint or an engine.
 
 use crate::model::{Described, base_fields, describe};
-use crate::{ConvertError, display_name, model, provenance, ranks};
+use crate::{ConvertError, Forecast, display_name, forecast, model, provenance, ranks};
 use engraft_checkpoint::{CheckpointError, Config};
-use engraft_compile::{BuildOptions, Built, Part};
+use engraft_compile::{BuildOptions, Built, Input, Part};
 use engraft_files::FileError;
 use engraft_ir::{DType, Graph, Mapping, PlaceKind};
 use engraft_plugin::{
@@ -201,10 +201,12 @@ impl Pipeline {
         Ok(Plan::new(&self.source, &self.parameters, self.config.dtype, &self.left_out)?)
     }
 
-    /// What it comes from. Reads every source file whole.
-    fn provenance(&self) -> Result<Value, ConvertError> {
+    /// What it comes from.
+    pub(crate) fn provenance(&self, digest: provenance::Digest) -> Result<Value, ConvertError> {
         let options = json!({ "dtype": self.config.dtype.config_name() });
-        provenance::of_source(&self.plugin, self.source.dialect(), self.source.files(), options)
+        let (files, start) = (self.source.files(), self.source.data_start());
+        let dialect = self.source.dialect();
+        provenance::of_source(&self.plugin, dialect, files, start, digest, options)
     }
 
     /// The checkpoint's config.
@@ -215,6 +217,11 @@ impl Pipeline {
     /// The graph as the plugin wrote it, before any pass.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The ranks that it is for.
+    pub fn mapping(&self) -> Mapping {
+        self.parts.first().map_or(Mapping::default(), |part| part.rank.mapping)
     }
 
     /// What each rank has of it, in the order of ranks.
@@ -230,6 +237,14 @@ impl Pipeline {
     /// Source tensors that are left out, each with the plugin's reason.
     pub fn unused_tensors(&self) -> &[(String, String)] {
         &self.unused
+    }
+
+    /// Source tensors that are used and hold nothing but zeros.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn zero_tensors(&self) -> Result<Vec<String>, ConvertError> {
+        Ok(self.plan()?.zeros()?)
     }
 
     /// Renames of a manifest that are about no tensor of this model.
@@ -258,8 +273,8 @@ impl Pipeline {
             &self.plan()?,
             &ranks::stored(&self.parts),
             self.source.text_files(),
-            &self.provenance()?,
-            effort,
+            &self.provenance(provenance::of_content)?,
+            &effort.of(&provenance::stamps(self.source.files())?),
         )?)
     }
 
@@ -284,16 +299,59 @@ impl Pipeline {
         directory: &Path,
         effort: &Effort<'_>,
     ) -> Result<Built, ConvertError> {
-        Ok(engraft_compile::build(engraft_compile::Input {
+        self.as_engine(build, directory, effort, provenance::of_content, |input| {
+            Ok(engraft_compile::build(input)?)
+        })
+    }
+
+    /// What [`Pipeline::compile`] would write.
+    ///
+    /// # Errors
+    /// Whatever can be wrong before the first byte is written.
+    pub fn forecast_engine(
+        &self,
+        build: BuildOptions,
+        effort: &Effort<'_>,
+    ) -> Result<Forecast, ConvertError> {
+        self.as_engine(build, Path::new(""), effort, provenance::blank, |input| {
+            forecast::engine(input, &model::keep(&self.parameters))
+        })
+    }
+
+    /// What [`Pipeline::write_checkpoint`] would write.
+    ///
+    /// # Errors
+    /// Whatever can be wrong before the first byte is written.
+    pub fn forecast_checkpoint(&self, effort: &Effort<'_>) -> Result<Forecast, ConvertError> {
+        let (plan, shares) = (self.plan()?, ranks::stored(&self.parts));
+        let files = engraft_checkpoint::predict(
+            &self.config,
+            &plan,
+            &shares,
+            self.source.text_files(),
+            &self.provenance(provenance::blank)?,
+        )?;
+        forecast::checkpoint(files, &plan, &shares, &model::keep(&self.parameters), effort)
+    }
+
+    fn as_engine<T>(
+        &self,
+        build: BuildOptions,
+        directory: &Path,
+        effort: &Effort<'_>,
+        digest: provenance::Digest,
+        then: impl FnOnce(Input<'_>) -> Result<T, ConvertError>,
+    ) -> Result<T, ConvertError> {
+        then(Input {
             parts: self.parts.clone(),
             provider: &self.plan()?,
             config: &self.config,
             build,
-            provenance: &self.provenance()?,
+            provenance: &self.provenance(digest)?,
             text_files: self.source.text_files(),
             directory,
-            effort: *effort,
-        })?)
+            effort: effort.of(&provenance::stamps(self.source.files())?),
+        })
     }
 }
 

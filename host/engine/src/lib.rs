@@ -16,7 +16,7 @@ pub use config::{BuildConfig, EngineConfig, KvCacheType};
 pub use error::EngineError;
 pub use read::Engine;
 pub use verify::Verified;
-pub use write::{Contents, Written, write};
+pub use write::{Contents, Written, predict, write};
 
 #[cfg(test)]
 mod tests;

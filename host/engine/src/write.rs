@@ -3,7 +3,8 @@
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::format;
-use engraft_files::{FileError, SafetensorsWriter, digest};
+use engraft_files::layout::Declared;
+use engraft_files::{FileError, Layout, SafetensorsWriter, digest};
 use engraft_ir::{Graph, WeightData};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub struct Contents<'a> {
     pub provenance: &'a Value,
     /// Text files by name, to stand beside the engine.
     pub text_files: &'a BTreeMap<String, Vec<u8>>,
+    /// Whether weights that an earlier run left in the files stay until they are overwritten.
+    pub reopen: bool,
 }
 
 /// What was written.
@@ -47,11 +50,7 @@ pub fn write<E: From<EngineError>>(
     contents: &Contents<'_>,
     fill: impl FnOnce(&[SafetensorsWriter]) -> Result<(), E>,
 ) -> Result<Written, E> {
-    for name in contents.text_files.keys() {
-        if !is_plain(name) {
-            return Err(EngineError::FileName { name: name.clone() }.into());
-        }
-    }
+    check_names(contents)?;
     let graphs = contents.graphs.iter().enumerate();
     let files = graphs.map(|(rank, graph)| begin(directory, contents, rank, graph));
     let files = files.collect::<Result<Vec<_>, _>>().map_err(EngineError::from)?;
@@ -63,8 +62,7 @@ pub fn write<E: From<EngineError>>(
         finish(file).map_err(EngineError::from)?;
     }
 
-    let mut config = serde_json::to_vec_pretty(contents.config).expect(JSON);
-    config.push(b'\n');
+    let config = config_text(contents.config);
     put(&directory.join(format::CONFIG_FILE), &config).map_err(EngineError::from)?;
     for (name, bytes) in contents.text_files {
         put(&directory.join(name), bytes).map_err(EngineError::from)?;
@@ -80,13 +78,42 @@ fn own(graph: &Graph) -> impl Iterator<Item = &WeightData> {
 /// Why turning our own records into JSON cannot fail.
 const JSON: &str = "records whose keys are text become JSON";
 
-/// Opens a rank's file, with its layout and all metadata; digests are zeros of their length.
-fn begin(
-    directory: &Path,
-    contents: &Contents<'_>,
-    rank: usize,
-    graph: &Graph,
-) -> Result<SafetensorsWriter, FileError> {
+/// The files of an engine, each with its bytes, as [`write`] would write them.
+///
+/// # Errors
+/// A text file's name that cannot be; a graph whose weights cannot lie in a file.
+pub fn predict(contents: &Contents<'_>) -> Result<Vec<(String, u64)>, EngineError> {
+    check_names(contents)?;
+    let mut all = Vec::new();
+    for (rank, graph) in contents.graphs.iter().enumerate() {
+        let name = format::engine_file(rank);
+        let (metadata, tensors) = declared(contents, graph);
+        let layout = Layout::new(&metadata, tensors, format::ALIGNMENT)
+            .map_err(|what| FileError::Misuse { path: name.clone().into(), what })?;
+        all.push((name, layout.bytes()));
+    }
+    all.push((format::CONFIG_FILE.to_owned(), config_text(contents.config).len() as u64));
+    let texts = contents.text_files.iter();
+    all.extend(texts.map(|(name, bytes)| (name.clone(), bytes.len() as u64)));
+    Ok(all)
+}
+
+fn check_names(contents: &Contents<'_>) -> Result<(), EngineError> {
+    match contents.text_files.keys().find(|name| !is_plain(name)) {
+        Some(name) => Err(EngineError::FileName { name: name.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn config_text(config: &EngineConfig) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(config).expect(JSON);
+    text.push(b'\n');
+    text
+}
+
+/// What stands in the header of a rank's file: all metadata, in which digests are zeros of their
+/// length, and the tensors.
+fn declared(contents: &Contents<'_>, graph: &Graph) -> (BTreeMap<String, String>, Vec<Declared>) {
     let zeros = "0".repeat(format::DIGEST_LEN);
     let digests = own(graph).map(|w| (w.name.clone(), zeros.clone())).collect();
     let files = contents.text_files.iter();
@@ -102,8 +129,20 @@ fn begin(
     ];
     let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let tensors = own(graph).map(|w| (w.name.clone(), w.dtype, w.shape())).collect();
+    (metadata, tensors)
+}
+
+/// Opens a rank's file.
+fn begin(
+    directory: &Path,
+    contents: &Contents<'_>,
+    rank: usize,
+    graph: &Graph,
+) -> Result<SafetensorsWriter, FileError> {
+    let (metadata, tensors) = declared(contents, graph);
     let path = directory.join(format::engine_file(rank));
-    SafetensorsWriter::create(&path, metadata, tensors, format::ALIGNMENT)
+    let open = if contents.reopen { SafetensorsWriter::reopen } else { SafetensorsWriter::create };
+    open(&path, metadata, tensors, format::ALIGNMENT)
 }
 
 /// Puts in what is known only now, the header's own digest last.

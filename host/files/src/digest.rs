@@ -26,17 +26,27 @@ pub fn blake3_hex(bytes: &[u8]) -> String {
 /// # Errors
 /// What the file system says, or [`FileError::Interrupted`].
 pub fn blake3_file(path: &Path) -> Result<String, FileError> {
+    blake3_head(path, u64::MAX)
+}
+
+/// The BLAKE3 of a file's first `bytes`, or of all where it has no more, 64 hex digits.
+///
+/// # Errors
+/// As [`blake3_file`].
+pub fn blake3_head(path: &Path, bytes: u64) -> Result<String, FileError> {
+    let mut left = bytes;
     let mut file = File::open(path).map_err(FileError::io("open", path))?;
     let mut hasher = blake3::Hasher::new();
-    let mut chunk = vec![0; CHUNK];
-    loop {
+    let mut chunk = Vec::new();
+    while left > 0 {
         interrupt::check()?;
+        let wanted = left.min(CHUNK as u64) as usize;
+        chunk.resize(wanted, 0);
         let count = fill(&mut file, &mut chunk).map_err(FileError::io("read", path))?;
         hasher.update_rayon(&chunk[..count]);
-        if count < CHUNK {
-            return Ok(hasher.finalize().to_hex().to_string());
-        }
+        left = if count < wanted { 0 } else { left - count as u64 };
     }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Reads until `chunk` is full or the file ends; how many bytes it got.
@@ -65,6 +75,10 @@ mod tests {
             let bytes: Vec<u8> = (0..size).map(|i| (i * 7 % 251) as u8).collect();
             std::fs::write(&path, &bytes).unwrap();
             assert_eq!(blake3_file(&path).unwrap(), blake3_hex(&bytes), "{size} bytes");
+            for head in [0, 1, CHUNK] {
+                let first = &bytes[..head.min(size)];
+                assert_eq!(blake3_head(&path, head as u64).unwrap(), blake3_hex(first));
+            }
         }
     }
 

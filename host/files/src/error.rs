@@ -21,6 +21,15 @@ pub enum FileError {
     /// The person pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+    /// The same, where the work that is done was kept.
+    #[error("interrupted; what is done so far is kept")]
+    Paused,
+    /// Another process is making the same output.
+    #[error("{} is being written by another process", path.display())]
+    Busy {
+        /// The output.
+        path: PathBuf,
+    },
     /// An output directory holds something already.
     #[error("the output directory {} is not empty", path.display())]
     NotEmpty {
@@ -117,7 +126,8 @@ impl Diagnostic for FileError {
             FileError::NotOurs { .. } => 16,
             FileError::NoName { .. } => 17,
             FileError::TooLarge { .. } => 18,
-            FileError::Interrupted => 19,
+            FileError::Interrupted | FileError::Paused => 19,
+            FileError::Busy { .. } => 22,
             FileError::Misuse { .. } => 20,
         })
     }
@@ -131,13 +141,14 @@ impl Diagnostic for FileError {
                 ) => Fault::Input,
                 _ => Fault::Limit,
             },
-            FileError::NotEmpty { .. }
+            FileError::Busy { .. }
+            | FileError::NotEmpty { .. }
             | FileError::NotADirectory { .. }
             | FileError::NotOurs { .. }
             | FileError::Exists { .. }
             | FileError::NoName { .. } => Fault::Usage,
             FileError::TooLarge { .. } => Fault::Input,
-            FileError::Interrupted => Fault::Interrupt,
+            FileError::Interrupted | FileError::Paused => Fault::Interrupt,
             FileError::Misuse { .. } => Fault::Bug,
         }
     }
@@ -145,6 +156,7 @@ impl Diagnostic for FileError {
     fn location(&self) -> Option<String> {
         match self {
             FileError::Io { path, .. }
+            | FileError::Busy { path }
             | FileError::NotEmpty { path }
             | FileError::NotADirectory { path }
             | FileError::Exists { path }
@@ -152,7 +164,7 @@ impl Diagnostic for FileError {
             | FileError::NoName { path }
             | FileError::TooLarge { path, .. }
             | FileError::Misuse { path, .. } => Some(path.display().to_string()),
-            FileError::Interrupted => None,
+            FileError::Interrupted | FileError::Paused => None,
         }
     }
 
@@ -181,6 +193,8 @@ impl Diagnostic for FileError {
             FileError::NoName { .. } => "give the path of a directory, such as `out/model`",
             FileError::TooLarge { .. } => "check that this is the file you mean",
             FileError::Interrupted => return None,
+            FileError::Paused => "run the same command again: it goes on where this one stopped",
+            FileError::Busy { .. } => "wait until it is done, or choose another directory",
             FileError::Misuse { .. } => "report this: it is a mistake in engraft",
         };
         Some(text.to_owned())

@@ -1,19 +1,22 @@
 //! Directories that appear under their final name whole, or not at all.
 //!
-//! All is written into a hidden sibling, `.NAME.partial-PID`, which is on the same file system,
-//! so that one rename makes it the output. An output that is given up (an error, an interrupt) is
-//! removed by its destructor. Where the final path is a mount point, nothing can be renamed onto
-//! it; then the hidden directory is inside of it, and its files are moved up at the end, the
-//! `config.json` that makes a directory usable last.
+//! All is written into a hidden sibling, `.NAME.partial`, which is on the same file system, so
+//! that one rename makes it the output, and which is locked, so that no two processes share it. An
+//! output that is given up is removed by its destructor; one that may be resumed stays where a
+//! person interrupted it, or where the process was killed, and its [`crate::Journal`] says what of
+//! it is done. Where the final path is a mount point, nothing can be renamed onto it; then the
+//! hidden directory is inside of it, and its files are moved up at the end, the `config.json` that
+//! makes a directory usable last.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
-use crate::FileError;
+use crate::journal::{JOURNAL, clear};
+use crate::{FileError, interrupt};
 
 /// The file without which a directory is no checkpoint, engine or model.
 const KEY_FILE: &str = "config.json";
@@ -27,7 +30,11 @@ pub struct OutputDir {
     force: bool,
     /// Whether the target is a mount point.
     mounted: bool,
+    /// Whether an interrupted output stays, to be resumed.
+    resumable: bool,
     committed: bool,
+    /// The hidden directory, locked as long as this is open.
+    _lock: fs::File,
 }
 
 impl OutputDir {
@@ -37,8 +44,28 @@ impl OutputDir {
     /// # Errors
     /// Before any work: [`FileError::NotEmpty`], [`FileError::NotADirectory`] for a file,
     /// [`FileError::NotOurs`] for a directory that no run of ours made, [`FileError::NoName`],
-    /// and what the file system says where it cannot be written.
+    /// [`FileError::Busy`], and what the file system says where it cannot be written.
     pub fn create(target: &Path, force: bool) -> Result<OutputDir, FileError> {
+        let output = OutputDir::open(target, force)?;
+        clear(&output.partial)?;
+        Ok(output)
+    }
+
+    /// The same, but what an interrupted run left is still there, unless by `force`: for whoever
+    /// writes with a [`crate::Journal`], which tells what of it is good.
+    ///
+    /// # Errors
+    /// As [`OutputDir::create`].
+    pub fn resume(target: &Path, force: bool) -> Result<OutputDir, FileError> {
+        let mut output = OutputDir::open(target, force)?;
+        output.resumable = true;
+        if force {
+            clear(&output.partial)?;
+        }
+        Ok(output)
+    }
+
+    fn open(target: &Path, force: bool) -> Result<OutputDir, FileError> {
         let target = resolve(target)?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(FileError::NoName { path: target });
@@ -48,20 +75,31 @@ impl OutputDir {
             if !found.is_dir() {
                 return Err(FileError::NotADirectory { path: target });
             }
-            may_replace(&target, force)?;
             mounted = metadata(parent)?.is_some_and(|parent| parent.dev() != found.dev());
         } else {
             fs::create_dir_all(parent).map_err(FileError::io("create", parent))?;
         }
         let place = if mounted { &target } else { parent };
-        let stem = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
-        let partial = make_directory(place, &stem)?;
-        Ok(OutputDir { target, partial, force, mounted, committed: false })
+        let partial = place.join(format!(".{}.partial", name.to_string_lossy()));
+        if target.exists() {
+            may_replace(&target, force, &partial)?;
+        }
+        let lock = locked(&partial, &target)?;
+        let (resumable, committed) = (false, false);
+        Ok(OutputDir { target, partial, force, mounted, resumable, committed, _lock: lock })
     }
 
     /// The directory to write into until it is committed.
     pub fn path(&self) -> &Path {
         &self.partial
+    }
+
+    /// Removes what an earlier run left: for whoever writes without a journal.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn clear(&self) -> Result<(), FileError> {
+        clear(&self.partial)
     }
 
     /// The path at which the output will stand.
@@ -74,12 +112,19 @@ impl OutputDir {
     /// # Errors
     /// What the file system says, or [`FileError::NotEmpty`] when someone else was faster.
     pub fn commit(mut self) -> Result<(), FileError> {
+        let journal = self.partial.join(JOURNAL);
+        match fs::remove_file(&journal) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(FileError::io("remove", &journal)(error));
+            }
+            _ => {}
+        }
         for entry in entries(&self.partial)? {
             sync(&entry)?;
         }
         sync(&self.partial)?;
         if metadata(&self.target)?.is_some() {
-            may_replace_but(&self.target, self.force, &self.partial)?;
+            may_replace(&self.target, self.force, &self.partial)?;
         }
         if self.mounted {
             self.move_up()?;
@@ -130,7 +175,8 @@ impl OutputDir {
 
 impl Drop for OutputDir {
     fn drop(&mut self) {
-        if !self.committed {
+        let kept = self.resumable && interrupt::requested();
+        if !self.committed && !kept {
             // Nobody is left to tell; what remains is hidden and carries our name.
             let _ = fs::remove_dir_all(&self.partial);
         }
@@ -177,14 +223,10 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(paths)
 }
 
-fn may_replace(target: &Path, force: bool) -> Result<(), FileError> {
-    may_replace_but(target, force, Path::new(""))
-}
-
 /// Whether the directory `target` may give way, not counting `ours` in it. We write files and
 /// no directories, one of them with a rank's weights; a directory that is otherwise is someone's
 /// project, home or model, and `--force` was a slip.
-fn may_replace_but(target: &Path, force: bool, ours: &Path) -> Result<(), FileError> {
+fn may_replace(target: &Path, force: bool, ours: &Path) -> Result<(), FileError> {
     let not_ours = |reason| FileError::NotOurs { path: target.to_owned(), reason };
     let mut found = entries(target)?;
     found.retain(|path| path != ours);
@@ -213,19 +255,35 @@ fn is_rank(name: &str) -> bool {
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Makes a new directory named `stem` in `place`, or `stem-1`, … where a killed run left that.
-fn make_directory(place: &Path, stem: &str) -> Result<PathBuf, FileError> {
-    let mut path = place.join(stem);
-    for attempt in 1.. {
-        match fs::create_dir(&path) {
-            Ok(()) => break,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 1000 => {
-                path = place.join(format!("{stem}-{attempt}"));
+/// The hidden directory, made if need be, and locked. Where the file system has no locks, two
+/// processes are not kept apart.
+fn locked(partial: &Path, target: &Path) -> Result<fs::File, FileError> {
+    loop {
+        match fs::create_dir(partial) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                let place = partial.parent().unwrap_or(partial);
+                return Err(FileError::io("write into", place)(error));
             }
-            Err(error) => return Err(FileError::io("write into", place)(error)),
+            _ => {}
+        }
+        let lock = match fs::File::open(partial) {
+            Ok(lock) => lock,
+            // Another process finished between the two.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(FileError::io("use", partial)(error)),
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(FileError::Busy { path: target.to_owned() });
+            }
+            Ok(()) | Err(_) => {}
+        }
+        // The name may stand for another directory by now.
+        let ours = lock.metadata().map_err(FileError::io("use", partial))?;
+        if metadata(partial)?.is_some_and(|found| found.ino() == ours.ino()) {
+            return Ok(lock);
         }
     }
-    Ok(path)
 }
 
 /// Makes a file or a directory durable.

@@ -1,9 +1,7 @@
 //! Safetensors files whose bytes depend on their content alone.
 //!
 //! The layout is fixed before the first byte of data, and every write says where it goes: tensors
-//! may come in any order, several at a time, from several threads. With an alignment the data and
-//! every tensor begin at a multiple of it, ready to be mapped; the format allows no holes, so they
-//! are filled by `U8` tensors named `~pad.0`, `~pad.1`, ….
+//! may come in any order, several at a time, from several threads.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -11,28 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use engraft_ir::DType;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::header::bytes_of;
+pub use crate::layout::{Declared, PAD_PREFIX};
+use crate::layout::{Layout, Slot};
 use crate::{FileError, interrupt};
 
-/// What the names of the tensors begin with that fill holes.
-pub const PAD_PREFIX: &str = "~pad.";
-/// The largest alignment: a page.
-const ALIGN: usize = 4096;
 /// How many bytes are read at a time where a tensor is kept.
 const PIECE: u64 = 1 << 20;
-
-/// What a tensor of the layout is: its name, the type of its elements, its lengths.
-pub type Declared = (String, DType, Vec<u64>);
-
-/// Where a tensor lies, in bytes from the beginning of the file.
-#[derive(Clone, Copy)]
-struct Slot {
-    start: u64,
-    end: u64,
-}
 
 /// Writes one file: [`SafetensorsWriter::tensor`] for every tensor, in any order, then
 /// [`SafetensorsWriter::finish`].
@@ -84,48 +68,15 @@ impl SafetensorsWriter {
         align: usize,
         keep: bool,
     ) -> Result<SafetensorsWriter, FileError> {
-        let misuse = |what: String| FileError::Misuse { path: path.to_owned(), what };
-        if !align.is_power_of_two() || align > ALIGN {
-            return Err(misuse(format!("an alignment of {align}")));
-        }
-        let mut entries = serde_json::Map::new();
-        if !metadata.is_empty() {
-            entries.insert("__metadata__".to_owned(), json!(metadata));
-        }
-        let mut slots = BTreeMap::new();
-        let mut offset: u64 = 0;
-        for (name, dtype, shape) in tensors {
-            let pad = offset.next_multiple_of(align as u64) - offset;
-            if pad > 0 {
-                let filling = format!("{PAD_PREFIX}{}", slots.len());
-                entries.insert(filling, entry(DType::U8, &[pad], offset, offset + pad));
-            }
-            let start = offset + pad;
-            // The margin keeps every later sum in range.
-            let end = bytes_of(dtype, &shape)
-                .and_then(|length| start.checked_add(length))
-                .filter(|end| *end < 1 << 62)
-                .ok_or_else(|| misuse(format!("`{name}` has the impossible shape {shape:?}")))?;
-            if name.starts_with(PAD_PREFIX) || name == "__metadata__" {
-                return Err(misuse(format!("the name `{name}` is reserved")));
-            }
-            if entries.insert(name.clone(), entry(dtype, &shape, start, end)).is_some() {
-                return Err(misuse(format!("`{name}` is declared twice")));
-            }
-            slots.insert(name, Slot { start, end });
-            offset = end;
-        }
-        let header = render(&Value::Object(entries), align);
-        let data_start = 8 + header.len() as u64;
-        for slot in slots.values_mut() {
-            (slot.start, slot.end) = (data_start + slot.start, data_start + slot.end);
-        }
+        let misuse = |what| FileError::Misuse { path: path.to_owned(), what };
+        let layout = Layout::new(&metadata, tensors, align).map_err(misuse)?;
+        let bytes = layout.bytes();
+        let Layout { header, slots, .. } = layout;
         let mut options = OpenOptions::new();
         options.read(keep).write(true).create(true).truncate(!keep);
         let file = options.open(path).map_err(FileError::io("create", path))?;
         let digests = Mutex::default();
         let path = path.to_owned();
-        let bytes = data_start + offset;
         let writer = SafetensorsWriter { path, file, bytes, header, metadata, slots, digests };
         writer.put_header()?;
         // All that is not written, the holes, is zeros.
@@ -331,23 +282,9 @@ impl TensorWriter<'_> {
     }
 }
 
-/// A tensor's entry in the header; offsets count from the first byte of data.
-fn entry(dtype: DType, shape: &[u64], start: u64, end: u64) -> Value {
-    json!({"dtype": dtype.safetensors_name(), "shape": shape, "data_offsets": [start, end]})
-}
-
 /// A metadata key with its value as the header spells them.
 fn pair(key: &str, value: &str) -> String {
     format!("{}:{}", Value::from(key), Value::from(value))
-}
-
-/// The header's JSON, with spaces at its end so that the data begins aligned: at a multiple of
-/// `align`, and of eight in any case.
-fn render(entries: &Value, align: usize) -> Vec<u8> {
-    let mut header = entries.to_string().into_bytes();
-    let end = (8 + header.len()).next_multiple_of(align.max(8));
-    header.resize(end - 8, b' ');
-    header
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
-//! Which form a directory is of: found out by the names of its files.
+//! Which form a path is of: a directory by the names of its files, a file by its first bytes.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 
 use engraft_files::FileError;
 
 use crate::source::Contents;
-use crate::{SourceError, deepspeed, hf, jax, meta};
+use crate::{SourceError, deepspeed, gguf, hf, jax, meta, nemo};
 
 /// Opens the model in a directory.
 pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
@@ -23,8 +24,20 @@ pub(crate) fn open(directory: &Path) -> Result<Contents, SourceError> {
     if meta::is(&names) {
         return meta::open(directory, &names);
     }
+    if nemo::is(&names) {
+        return nemo::open(directory, &names);
+    }
     let gguf = names.iter().find(|name| name.ends_with(".gguf")).cloned();
     Err(SourceError::NoConfig { path: directory.to_owned(), gguf })
+}
+
+/// Opens the model in a file.
+pub(crate) fn open_file(path: &Path) -> Result<Contents, SourceError> {
+    let file = File::open(path).map_err(FileError::io("open", path))?;
+    match nemo::open_archive(path, file)? {
+        Some(contents) => Ok(contents),
+        None => gguf::open(path),
+    }
 }
 
 /// The names of the files in a directory.

@@ -162,6 +162,14 @@ pub enum SourceError {
         /// What is wrong with it.
         what: String,
     },
+    /// A model of NeMo's that cannot be read.
+    #[error("the model {what}")]
+    Nemo {
+        /// The archive or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A caller asked for a tensor that is not there, or for more rows than it has.
     #[error("{what}")]
     NoSuchRows {
@@ -210,6 +218,7 @@ impl Diagnostic for SourceError {
             SourceError::NoSuchRows { .. } => 111,
             SourceError::Apart { .. } => 139,
             SourceError::Training { .. } => 140,
+            SourceError::Nemo { .. } => 141,
         })
     }
 
@@ -245,6 +254,7 @@ impl Diagnostic for SourceError {
             | SourceError::TwoShards { path, .. }
             | SourceError::Apart { path, .. }
             | SourceError::Training { path, .. }
+            | SourceError::Nemo { path, .. }
             | SourceError::NoSuchRows { path, .. } => path.display().to_string(),
         })
     }
@@ -259,10 +269,10 @@ impl Diagnostic for SourceError {
             SourceError::Packed { fault, .. } => fault.help(),
             SourceError::Jax { fault, .. } => fault.help(),
             SourceError::Missing { .. } => {
-                "give the path of a HuggingFace model directory or of a GGUF file"
+                "give the path of a model's directory, or of a GGUF or .nemo file"
             }
             SourceError::UnknownForm { .. } => {
-                "give a HuggingFace model directory (config.json with safetensors) or a GGUF file"
+                "give a model's directory (config.json with its weights), or a GGUF or .nemo file"
             }
             SourceError::NoConfig { gguf: Some(name), .. } => {
                 return Some(format!("give the file {} itself", escape(name)));
@@ -289,6 +299,10 @@ impl Diagnostic for SourceError {
             SourceError::Training { .. } => {
                 "save the model as safetensors with the program that trained it; DeepSpeed has \
                  zero_to_fp32.py for that"
+            }
+            SourceError::Nemo { .. } => {
+                "give a .nemo archive of one device, or export the model to HuggingFace's form with \
+                 NeMo"
             }
             SourceError::NoSuchRows { .. } => "report this: it is a mistake in engraft",
         };

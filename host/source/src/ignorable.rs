@@ -97,6 +97,106 @@ const HUGGING_FACE: &[&str] = &[
     "use_flash_attn",
 ];
 
+/// Keys of a NeMo `model_config.yaml`, sorted: how training was run.
+const NEMO: &[&str] = &[
+    "_target_",
+    "activation_offload",
+    "activations_checkpoint_granularity",
+    "activations_checkpoint_layers_per_pipeline",
+    "activations_checkpoint_method",
+    "activations_checkpoint_num_layers",
+    "activations_checkpoint_recompute",
+    "apply_query_key_layer_scaling",
+    "async_grad_allreduce",
+    "attention_dropout",
+    "attention_softmax_in_fp32",
+    "barrier_with_L1_time",
+    "batch_p2p_comm",
+    "bias_dropout_add_fusion",
+    "context_parallel_size",
+    "cpu_offloading",
+    "data",
+    "defer_embedding_wgrad_compute",
+    "deterministic_mode",
+    "dist_ckpt_format",
+    "dist_ckpt_load_on_device",
+    "dist_ckpt_parallel_save",
+    "do_layer_norm_weight_decay",
+    "embedding_dropout",
+    "enable_megatron_timers",
+    "encoder_seq_length",
+    "expert_model_parallel_size",
+    "ffn_dropout",
+    "fp16_enabled",
+    "fp16_lm_cross_entropy",
+    "fp32_residual_connection",
+    "fp8",
+    "fp8_amax_compute_algo",
+    "fp8_amax_history_len",
+    "fp8_e4m3",
+    "fp8_hybrid",
+    "fp8_interval",
+    "fp8_margin",
+    "fp8_params",
+    "gc_interval",
+    "global_batch_size",
+    "grad_allreduce_chunk_size_mb",
+    "grad_div_ar_fusion",
+    "gradient_accumulation_fusion",
+    "gradient_as_bucket_view",
+    "hidden_dropout",
+    "hysteresis",
+    "inference",
+    "init_method_std",
+    "layer_type",
+    "make_vocab_size_divisible_by",
+    "masked_softmax_fusion",
+    "mcore_customization_config",
+    "mcore_gpt",
+    "megatron_amp_O2",
+    "megatron_lm_compatible",
+    "micro_batch_size",
+    "name",
+    "native_amp_growth_interval",
+    "native_amp_init_scale",
+    "nemo_version",
+    "normalize_attention_scores",
+    "nsys_profile",
+    "num_micro_batches_with_partial_activation_checkpoints",
+    "onnx_safe",
+    "optim",
+    "optimizer",
+    "overlap_p2p_comm",
+    "peft",
+    "persist_layer_norm",
+    "persistent_layer_norm",
+    "pipeline_model_parallel_size",
+    "pipeline_model_parallel_split_rank",
+    "post_process",
+    "pre_process",
+    "precision",
+    "rampup_batch_size",
+    "reduce_amax",
+    "reset_attention_mask",
+    "reset_position_ids",
+    "resume_from_checkpoint",
+    "seed",
+    "sequence_parallel",
+    "skip_train",
+    "sync_batch_comm",
+    "target",
+    "tensor_model_parallel_size",
+    "tensor_model_parallel_split",
+    "tokenizer",
+    "tp_comm_overlap",
+    "transformer_engine",
+    "ub_tp_comm_overlap",
+    "use_cpu_initialization",
+    "use_emha",
+    "use_flash_attention",
+    "virtual_pipeline_model_parallel_size",
+];
+
 /// Whether a top-level key of a `config.json` is about something else than arithmetic.
 pub(crate) fn hugging_face(key: &str) -> bool {
     HUGGING_FACE.binary_search(&key).is_ok()
@@ -114,6 +214,11 @@ pub(crate) fn meta(key: &str) -> bool {
     ["max_batch_size", "max_seq_len", "model_parallel_size"].contains(&key)
 }
 
+/// Whether a key of NeMo's `model_config.yaml` is about something else than arithmetic.
+pub(crate) fn nemo(key: &str) -> bool {
+    NEMO.binary_search(&key).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +226,7 @@ mod tests {
     #[test]
     fn the_list_is_sorted_and_without_repeats() {
         assert!(HUGGING_FACE.is_sorted_by(|a, b| a < b));
+        assert!(NEMO.is_sorted_by(|a, b| a < b));
     }
 
     #[test]

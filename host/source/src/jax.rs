@@ -116,6 +116,7 @@ fn tensors(
         return Err(JaxError::Empty(""));
     }
     let dialect = names::dialect(parameters.keys());
+    let parameters = if dialect == names::JAX { names::bare(parameters)? } else { parameters };
     let mut tensors = BTreeMap::new();
     for (name, found) in parameters {
         let Some(dtype) = found.dtype else {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::lora::{Lora, Merged, Vocabulary};
 use crate::packed::{self, Packed};
-use crate::{LoraError, SourceError, directory, gguf};
+use crate::{LoraError, SourceError, directory};
 
 pub(crate) mod encoding;
 pub(crate) use encoding::{Encoding, Piece, Weights, grid};
@@ -89,7 +89,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens the model at `path`: a directory of any form, or a GGUF file.
+    /// Opens the model at `path`: a directory or a file, of any form that is read.
     ///
     /// # Errors
     /// [`SourceError`], for whatever can be wrong without looking at a weight.
@@ -102,7 +102,7 @@ impl Source {
             Err(error) => return Err(FileError::io("open", path)(error).into()),
         };
         let mut contents =
-            if metadata.is_dir() { directory::open(path)? } else { gguf::open(path)? };
+            if metadata.is_dir() { directory::open(path)? } else { directory::open_file(path)? };
         let Contents { config, config_path, tensors, .. } = &mut contents;
         let packed = Packed::find(config, config_path, tensors)?;
         Ok(Source { path: path.to_owned(), contents, packed, lora: None })
@@ -142,7 +142,7 @@ impl Source {
     }
 
     /// What names and layouts its tensors have: `hugging-face`, `gguf`, `meta`,
-    /// `jax`.
+    /// `nemo`, `nemo-old`, `jax`.
     pub fn dialect(&self) -> &'static str {
         self.contents.dialect
     }
@@ -189,6 +189,14 @@ impl Source {
     /// Every file that belongs to it, for provenance.
     pub fn files(&self) -> &[PathBuf] {
         &self.contents.files
+    }
+
+    /// Where tensors begin in its weight file, for a form of source that has one file with all in
+    /// it.
+    pub fn data_start(&self) -> Option<u64> {
+        let whole = self.contents.weights.len() == 1 && self.contents.files.len() == 1;
+        let starts = self.contents.tensors.values().map(|info| info.start);
+        starts.min().filter(|start| whole && *start > 0)
     }
 
     /// The file that holds a tensor; the source's own path for a name that it does not have.

@@ -15,6 +15,7 @@ mod zip;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use engraft_files::FileError;
@@ -32,6 +33,15 @@ pub(crate) fn open(path: &Path) -> Result<(File, Archive), SourceError> {
     let size = file.metadata().map_err(FileError::io("read", path))?.len();
     let archive = archive::open(path, &file, 0..size)?;
     Ok((file, archive))
+}
+
+/// The same of a stretch of the file at `path`.
+pub(crate) fn open_part(
+    path: &Path,
+    file: &File,
+    range: Range<u64>,
+) -> Result<Archive, SourceError> {
+    archive::open(path, file, range)
 }
 
 impl Archive {

@@ -12,12 +12,19 @@
 use crate::budget::{self, Queue};
 use crate::deal::{Dealer, GATHERED};
 use crate::{Cut, Provider, Share, Supply, WeightError};
+use engraft_files::journal::Found;
 use engraft_files::writer::{Declared, TensorWriter};
-use engraft_files::{FileError, SafetensorsWriter};
+use engraft_files::{FileError, Journal, SafetensorsWriter, digest};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+/// Finished tensors are made durable and noted in a journal once they are so many bytes: an
+/// eighth of all, within these bounds.
+const LEAST_BATCH: u64 = 4 << 20;
+const MOST_BATCH: u64 = 256 << 20;
 
 /// How hard to work, and whom to tell.
 #[derive(Clone, Copy)]
@@ -29,11 +36,62 @@ pub struct Effort<'a> {
     pub max_ram: Option<u64>,
     /// Hears how many bytes of weights are written, and of how many.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
+    /// Whether what is done outlives an interrupt.
+    pub resume: Option<Resume<'a>>,
+}
+
+/// How to go on with what an interrupted run has done.
+#[derive(Clone, Copy)]
+pub struct Resume<'a> {
+    /// What of the input is not written into the output all the same: when files were changed.
+    pub inputs: &'a str,
+    /// Hears, in a sentence, what becomes of an earlier run's work.
+    pub say: &'a (dyn Fn(&str) + Sync),
 }
 
 impl Default for Effort<'_> {
     fn default() -> Self {
-        Effort { workers: None, max_ram: None, progress: &|_, _| {} }
+        Effort { workers: None, max_ram: None, progress: &|_, _| {}, resume: None }
+    }
+}
+
+impl<'a> Effort<'a> {
+    /// The same effort for these inputs ([`Resume::inputs`]).
+    pub fn of(self, inputs: &'a str) -> Effort<'a> {
+        let resume = self.resume.map(|resume| Resume { inputs, ..resume });
+        Effort { resume, ..self }
+    }
+
+    /// The journal of an output in the making in `directory`, where work is to outlive an
+    /// interrupt; `facts` are all that decides about the bytes beside the inputs, and `bytes` is
+    /// about how many there will be.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn journal(
+        &self,
+        directory: &Path,
+        facts: &[&str],
+        bytes: u64,
+    ) -> Result<Option<Journal>, FileError> {
+        let Some(resume) = &self.resume else { return Ok(None) };
+        let mut all = Vec::new();
+        for fact in facts.iter().chain([&resume.inputs]) {
+            all.extend((fact.len() as u64).to_le_bytes());
+            all.extend(fact.as_bytes());
+        }
+        let batch = (bytes / 8).clamp(LEAST_BATCH, MOST_BATCH);
+        let journal = Journal::open(directory, &digest::blake3_hex(&all), batch)?;
+        match journal.found() {
+            Found::Nothing | Found::Tensors(0) => {}
+            Found::Tensors(count) => {
+                (resume.say)(&format!("going on: {count} tensors are there from an earlier run"));
+            }
+            Found::Other => (resume.say)(
+                "starting over: the earlier run that was interrupted had other inputs or flags",
+            ),
+        }
+        Ok(Some(journal))
     }
 }
 
@@ -102,18 +160,22 @@ fn bytes_of(supply: &Supply, cut: &Cut) -> u64 {
     cut.shape().iter().fold(supply.dtype.size() as u64, |n, &d| n.saturating_mul(d))
 }
 
-/// Does all jobs; `files` have the layouts that the jobs speak of.
-///
-/// # Errors
-/// Before anything is written: [`WeightError::Memory`] where one parameter needs more than all
-/// that there is. Then whatever the provider finds wrong, a full disk, an interrupt; a provider
-/// that gives more or fewer bytes than it says is [`FileError::Misuse`].
-pub fn execute(
-    provider: &dyn Provider,
-    jobs: &[Job],
-    files: &[SafetensorsWriter],
-    effort: &Effort<'_>,
-) -> Result<(), WeightError> {
+/// How many bytes the tensors of all jobs have.
+pub fn total(provider: &dyn Provider, jobs: &[Job]) -> u64 {
+    in_order(provider, jobs).map_or(0, |order| order.total)
+}
+
+/// Jobs as they are begun, and what they take.
+struct Order<'a> {
+    order: Vec<&'a Job>,
+    /// What each of them holds at a time, in the same order.
+    needs: Vec<(&'a str, u64)>,
+    /// Bytes of the largest output tensor, and of all.
+    largest: u64,
+    total: u64,
+}
+
+fn in_order<'a>(provider: &dyn Provider, jobs: &'a [Job]) -> Result<Order<'a>, WeightError> {
     let mut order: Vec<(&Job, u64)> = Vec::with_capacity(jobs.len());
     let mut largest = 0;
     let mut total = 0u64;
@@ -128,20 +190,58 @@ pub fn execute(
     }
     // Large ones first: at the end no worker is left alone with one.
     order.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let needs: Vec<(&str, u64)> = order
-        .iter()
-        .map(|(job, bytes)| {
-            let gathered = (*bytes).min(GATHERED as u64).saturating_mul(job.outlets.len() as u64);
-            (job.source.as_str(), provider.held(&job.source).saturating_add(gathered))
-        })
-        .collect();
-    let budget = budget::of(effort.max_ram, &needs, largest)?;
+    let needs = order.iter().map(|(job, bytes)| {
+        let gathered = (*bytes).min(GATHERED as u64).saturating_mul(job.outlets.len() as u64);
+        (job.source.as_str(), provider.held(&job.source).saturating_add(gathered))
+    });
+    let needs = needs.collect();
+    Ok(Order { order: order.into_iter().map(|(job, _)| job).collect(), needs, largest, total })
+}
+
+fn workers(effort: &Effort<'_>, jobs: &[Job]) -> usize {
     let workers = effort.workers.or_else(|| std::thread::available_parallelism().ok());
-    let workers = workers.map_or(1, NonZeroUsize::get).min(jobs.len()).max(1);
+    workers.map_or(1, NonZeroUsize::get).min(jobs.len()).max(1)
+}
+
+/// About how many bytes [`execute`] would hold of these at a time.
+///
+/// # Errors
+/// [`WeightError::Memory`] where one parameter needs more than all that there is.
+pub fn held(
+    provider: &dyn Provider,
+    jobs: &[Job],
+    effort: &Effort<'_>,
+) -> Result<u64, WeightError> {
+    let Order { needs, largest, .. } = in_order(provider, jobs)?;
+    let budget = budget::of(effort.max_ram, &needs, largest)?;
+    let mut needs: Vec<u64> = needs.into_iter().map(|(_, need)| need).collect();
+    needs.sort_unstable();
+    let most = needs.iter().rev().take(workers(effort, jobs));
+    Ok(most.fold(0u64, |sum, need| sum.saturating_add(*need)).min(budget))
+}
+
+/// Does all jobs; `files` have the layouts that the jobs speak of. Tensors that are done by a
+/// `journal`, and whose bytes still say so, are kept.
+///
+/// # Errors
+/// Before anything is written: [`WeightError::Memory`] where one parameter needs more than all
+/// that there is. Then whatever the provider finds wrong, a full disk, an interrupt; a provider
+/// that gives more or fewer bytes than it says is [`FileError::Misuse`].
+pub fn execute(
+    provider: &dyn Provider,
+    jobs: &[Job],
+    files: &[SafetensorsWriter],
+    effort: &Effort<'_>,
+    journal: Option<&Journal>,
+) -> Result<(), WeightError> {
+    let Order { order, needs, largest, total } = in_order(provider, jobs)?;
+    let budget = budget::of(effort.max_ram, &needs, largest)?;
+    let workers = workers(effort, jobs);
 
     let run = Run {
         provider,
         files,
+        journal,
         progress: effort.progress,
         total,
         done: Mutex::new(0),
@@ -152,7 +252,7 @@ pub fn execute(
     let queue = Queue::new(&needs, budget);
     let work = || {
         while let Some(begun) = queue.begin() {
-            if let Err(error) = run.job(begun.job, order[begun.job].0) {
+            if let Err(error) = run.job(begun.job, order[begun.job]) {
                 queue.close();
                 run.fail(begun.job, error);
             }
@@ -168,13 +268,21 @@ pub fn execute(
         });
     }
     let error = run.error.into_inner().unwrap_or_else(PoisonError::into_inner);
-    error.map_or(Ok(()), |(_, error)| Err(error))
+    match (error, journal) {
+        (None, _) => Ok(()),
+        (Some((_, WeightError::File(FileError::Interrupted))), Some(journal)) => {
+            journal.flush(files)?;
+            Err(FileError::Paused.into())
+        }
+        (Some((_, error)), _) => Err(error),
+    }
 }
 
 /// What the workers share.
 struct Run<'a> {
     provider: &'a dyn Provider,
     files: &'a [SafetensorsWriter],
+    journal: Option<&'a Journal>,
     progress: &'a (dyn Fn(u64, u64) + Sync),
     total: u64,
     done: Mutex<u64>,
@@ -188,13 +296,28 @@ impl Run<'_> {
         let supply = known(self.provider, &job.source)?;
         let shape = supply.shape();
         let mut outlets = Vec::with_capacity(job.outlets.len());
+        let mut missing = Vec::with_capacity(job.outlets.len());
+        let mut bytes = 0;
         for outlet in &job.outlets {
             let file = &self.files[outlet.file];
+            let own = bytes_of(supply, &outlet.cut);
+            let digest = self.journal.and_then(|journal| journal.done(file, &outlet.tensor));
+            if let Some(digest) = digest
+                && file.keep(&outlet.tensor, digest)?
+            {
+                self.advance(own);
+                continue;
+            }
+            bytes += own;
+            missing.push((outlet.file, outlet.tensor.as_str()));
             let dealer = Dealer::new(&outlet.cut, &shape, supply.dtype.size()).map_err(|what| {
                 let what = format!("`{}`: {what}", outlet.tensor);
                 FileError::Misuse { path: file.path().to_owned(), what }
             })?;
             outlets.push((dealer, file.tensor(&outlet.tensor)?));
+        }
+        if outlets.is_empty() {
+            return Ok(());
         }
         let mut past = 0;
         self.provider.stream(&job.source, &mut |bytes| {
@@ -216,6 +339,9 @@ impl Run<'_> {
             dealer.finish(&mut |bytes| self.write(&mut tensor, bytes))?;
             tensor.finish()?;
         }
+        if let Some(journal) = self.journal {
+            journal.note(self.files, missing.into_iter(), bytes)?;
+        }
         Ok(())
     }
 
@@ -224,10 +350,14 @@ impl Run<'_> {
             return Ok(());
         }
         tensor.write(bytes)?;
-        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        *done += bytes.len() as u64;
-        (self.progress)(*done, self.total);
+        self.advance(bytes.len() as u64);
         Ok(())
+    }
+
+    fn advance(&self, bytes: u64) {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        *done += bytes;
+        (self.progress)(*done, self.total);
     }
 
     fn fail(&self, number: usize, error: WeightError) {

@@ -30,10 +30,11 @@ mod steps;
 mod stream;
 mod trace;
 
+pub use budget::resident;
 pub use compare::{Distance, Named, distance};
 pub use cut::{Cut, Piece, Share};
 pub use error::{Listing, WeightError};
-pub use execute::{Effort, Job, Outlet, execute, jobs, layout};
+pub use execute::{Effort, Job, Outlet, Resume, execute, held, jobs, layout, total};
 pub use finite::finite;
 pub use origin::{Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, full_name};
 pub use plan::Plan;

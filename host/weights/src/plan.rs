@@ -100,6 +100,42 @@ impl<'a> Plan<'a> {
         &self.left_out
     }
 
+    /// The source tensors that are used and all zeros. Of each that is not, only the beginning is
+    /// read.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    pub fn zeros(&self) -> Result<Vec<String>, WeightError> {
+        let runs = self.entries.values().flat_map(|entry| &entry.runs);
+        let used: BTreeSet<&str> =
+            runs.flat_map(|run| &run.parts).flat_map(Recipe::tensors).collect();
+        let mut zeros = Vec::new();
+        for name in used {
+            if self.is_zero(name)? {
+                zeros.push(name.to_owned());
+            }
+        }
+        Ok(zeros)
+    }
+
+    fn is_zero(&self, name: &str) -> Result<bool, WeightError> {
+        let Some(info) = self.source.tensors().get(name) else { return Ok(false) };
+        let count: u64 = info.shape.iter().product();
+        let (mut at, mut step) = (0, 64);
+        let mut bytes = Vec::new();
+        while at < count {
+            let end = count.min(at + step);
+            bytes.clear();
+            self.source.read_elements(name, at..end, &mut bytes)?;
+            if bytes.iter().any(|&byte| byte != 0) {
+                return Ok(false);
+            }
+            // Longer and longer: what begins with zeros may be all zeros.
+            (at, step) = (end, (step * 8).min(1 << 20));
+        }
+        Ok(count > 0)
+    }
+
     /// The same plan with pieces of another size.
     #[cfg(test)]
     pub(crate) fn in_pieces_of(self, piece: usize) -> Plan<'a> {

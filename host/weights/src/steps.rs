@@ -116,6 +116,18 @@ pub(crate) fn cook(
 }
 
 impl Recipe {
+    /// The source tensors that it reads: its own and those of its products.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &str> {
+        let factors = self.stages.iter().filter_map(|stage| match stage {
+            Stage::Compute(Computation {
+                step: Step::Times(name) | Step::TimesTransposed(name),
+                ..
+            }) => Some(name.as_str()),
+            _ => None,
+        });
+        std::iter::once(self.tensor.as_str()).chain(factors)
+    }
+
     /// Changes the view of the last stage, under the shape of now; a new stage where there is
     /// none, or where strides cannot say the shape of now.
     fn arrange(&mut self, change: impl FnOnce(&mut View)) {

@@ -62,6 +62,7 @@ impl Model for CodeGen {
                 0,
                 thirds.map(|(third, out)| {
                     n.part(name, kind, &[out, input])
+                        .shaped([3 * out.size, input.size])
                         .reshape([pieces, 3, out.size / pieces, input.size])
                         .slice(1, third, third + 1)
                         .reshape([out.size, input.size])

@@ -11,6 +11,19 @@ impl Architecture for Gemma {
     const ACCEPTS: &[&str] = &["GemmaForCausalLM"];
     const DOC: &str = "Gemma 1.";
     const GGUF: &[(&str, &str)] = &[("gguf:gemma", "GemmaForCausalLM")];
+    const SPELLINGS: &[Spelling] =
+        &[JAX, nemo(&["nemo:rope-rmsnorm-fast-geglu", "nemo:rope-rmsnorm-geglu"]), NEMO_OLD];
+
+    fn spelled_fields(dialect: &str) -> Vec<Field> {
+        if dialect == JAX.dialect { Self::source_fields() } else { nemo_fields() }
+    }
+
+    fn spelled_settings(dialect: &str, source: &Settings) -> Result<Vec<Setting>, Refusal> {
+        match dialect == JAX.dialect {
+            true => Ok(source.carry(&Self::source_fields())),
+            false => nemo_settings(source, true),
+        }
+    }
 
     fn defaults() -> Vec<(&'static str, Fallback)> {
         // Older configs say `gelu` in `hidden_act`, and mean this.
@@ -34,6 +47,7 @@ impl Architecture for Gemma {
             norm: Norm::RMS.less_one(),
             embedding: f64::from(base.hidden).sqrt(),
             rope: Some(Rope::open(config)?),
+            spelled: Some(jax_part),
             ..Decoder::new(base)
         })
     }

@@ -24,6 +24,7 @@ impl Architecture for Gemma2 {
     const ACCEPTS: &[&str] = &["Gemma2ForCausalLM", THIRD];
     const DOC: &str = "Gemma 2 and 3, without images.";
     const GGUF: &[(&str, &str)] = &[("gguf:gemma2", "Gemma2ForCausalLM"), ("gguf:gemma3", THIRD)];
+    const SPELLINGS: &[Spelling] = &[JAX];
     const GGUF_NAMES: &[(&str, &str)] = &[
         (CAPS[0], CAPS[0]),
         (CAPS[1], CAPS[1]),
@@ -97,6 +98,7 @@ impl Architecture for Gemma2 {
             norm: Norm::RMS.less_one(),
             order: Order::Around,
             gguf: &[("post_layernorm", "post_attention_norm")],
+            spelled: Some(jax_part),
             embedding: f64::from(base.hidden).sqrt(),
             windows: Windows::open(config, &base)?,
             rope: Some(rope),

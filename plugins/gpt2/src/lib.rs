@@ -18,6 +18,22 @@ impl Architecture for Gpt2 {
     const GGUF_NAMES: &[(&str, &str)] = &[GGUF_LAYER_NORM];
     const NAMES: &[(&str, &str)] = GPT_NAMES;
     const POSITIONS: &str = "learned_absolute";
+    const SPELLINGS: &[Spelling] = &[
+        nemo(&[
+            "nemo:learned_absolute-layernorm-gelu",
+            "nemo:learned_absolute-layernorm-openai-gelu",
+        ]),
+        NEMO_OLD,
+    ];
+
+    fn spelled_fields(_dialect: &str) -> Vec<Field> {
+        nemo_fields()
+    }
+
+    fn spelled_settings(_dialect: &str, source: &Settings) -> Result<Vec<Setting>, Refusal> {
+        source.check_fixed(&[("bias", true.into())])?;
+        nemo_settings(source, false)
+    }
 
     fn own() -> Vec<Field> {
         let inverse = "Whether later blocks divide scores by their number.";

@@ -23,14 +23,21 @@ impl Architecture for Llama {
         ("num_local_experts", "expert_count"),
     ];
 
-    const SPELLINGS: &[Spelling] = &[meta::SPELLING];
+    const SPELLINGS: &[Spelling] = &[
+        meta::SPELLING,
+        nemo(&["nemo:rope-rmsnorm-fast-swiglu", "nemo:rope-rmsnorm-swiglu"]),
+        NEMO_OLD,
+    ];
 
-    fn spelled_fields(_dialect: &str) -> Vec<Field> {
-        meta::fields()
+    fn spelled_fields(dialect: &str) -> Vec<Field> {
+        if dialect == meta::SPELLING.dialect { meta::fields() } else { nemo_fields() }
     }
 
-    fn spelled_settings(_dialect: &str, source: &Settings) -> Result<Vec<Setting>, Refusal> {
-        meta::settings(source)
+    fn spelled_settings(dialect: &str, source: &Settings) -> Result<Vec<Setting>, Refusal> {
+        match dialect == meta::SPELLING.dialect {
+            true => meta::settings(source),
+            false => nemo_settings(source, false),
+        }
     }
 
     fn own() -> Vec<Field> {

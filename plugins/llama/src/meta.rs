@@ -5,7 +5,7 @@ use engraft_plugin_sdk::*;
 /// Names of tensors. Queries and keys turn in neighbouring pairs.
 pub const SPELLING: Spelling = Spelling {
     dialect: "meta",
-    accepts: "meta:consolidated",
+    accepts: &["meta:consolidated"],
     blocks: "layers.",
     names: &[
         ("vocab_embedding", "tok_embeddings"),

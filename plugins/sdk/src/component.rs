@@ -7,7 +7,8 @@ use crate::settings::respell;
 use crate::spelling::filled;
 use crate::{
     Base, Builder, Decoder, Fallback, Field, Identity, Names, Net, Outline, Parameter, Place,
-    Refusal, Rope, Scores, Setting, SettingValue, Settings, Spelling, Value, fixed, respelled, set, usual,
+    Refusal, Rope, Scores, Setting, SettingValue, Settings, Spelling, Value, fixed, respelled, set,
+    usual,
 };
 use std::marker::PhantomData;
 use std::sync::Once;
@@ -37,14 +38,15 @@ pub trait Architecture: Sized + 'static {
     /// The dialects that it knows beside these.
     const SPELLINGS: &[Spelling] = &[];
 
-    /// What is read of a source's config in one of [`Self::SPELLINGS`], in the dialect's words.
+    /// What is read of a source's config in one of [`Self::SPELLINGS`], in the dialect's words:
+    /// HuggingFace's, if not said.
     fn spelled_fields(_dialect: &str) -> Vec<Field> {
-        Vec::new()
+        Self::source_fields()
     }
 
     /// The same, in HuggingFace's words; what is left out is as these default to.
-    fn spelled_settings(_dialect: &str, _source: &Settings) -> Result<Vec<Setting>, Refusal> {
-        Ok(Vec::new())
+    fn spelled_settings(_dialect: &str, source: &Settings) -> Result<Vec<Setting>, Refusal> {
+        Ok(source.carry(&Self::source_fields()))
     }
 
     /// What its HuggingFace config calls a field, where that is not the plugin's name for it.
@@ -276,7 +278,8 @@ impl<A: Architecture> wit::Guest for Component<A> {
         report_panics();
         let accepts = A::ACCEPTS.iter().map(|&name| name.into());
         let gguf = A::GGUF.iter().map(|(name, _)| String::from(*name));
-        let spelled = A::SPELLINGS.iter().map(|spelling| spelling.accepts.into());
+        let spelled = A::SPELLINGS.iter().flat_map(|spelling| spelling.accepts);
+        let spelled = spelled.map(|&name| String::from(name));
         let dialects = ["hugging-face", GGUF].into_iter().take(1 + A::GGUF.len().min(1));
         let dialects = dialects.chain(A::SPELLINGS.iter().map(|spelling| spelling.dialect));
         Identity {

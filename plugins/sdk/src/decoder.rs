@@ -4,7 +4,7 @@
 //! queries, keys and values, a gated feed-forward layer, no biases. A plugin says what is
 //! otherwise; what no choice covers it writes itself, in the functions of [`Model`](crate::Model).
 
-use crate::{Base, Rope, Windows};
+use crate::{Axis, Base, Part, Place, Rope, Windows};
 
 /// What a decoder is made of.
 #[derive(Clone, Debug)]
@@ -59,6 +59,9 @@ pub struct Decoder {
     pub logits: f64,
     /// Where positions are learned: how many rows of their table are for something else.
     pub learned: Option<u64>,
+    /// What a layer's tensor is made of in a dialect of the plugin's own, where its
+    /// [`Spelling`](crate::Spelling) cannot say it, and names nothing.
+    pub spelled: Option<fn(&Decoder, Place, &str, &[Axis]) -> Part>,
 }
 
 /// A kind of norm.
@@ -280,6 +283,7 @@ impl Decoder {
             embedding: 1.0,
             logits: 1.0,
             learned: None,
+            spelled: None,
         }
     }
 

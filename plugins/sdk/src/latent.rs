@@ -73,6 +73,7 @@ impl Latent {
         let of_heads =
             |name: &str, width: u32, [start, end]: [u32; 2], axes: &[Axis], input: u32| {
                 tensor(n.source_of(&join(&["self_attn.", name, ".weight"])), axes)
+                    .shaped([u64::from(heads) * u64::from(width), input.into()])
                     .reshape([heads, width, input].map(u64::from))
                     .slice(1, start.into(), end.into())
             };

@@ -139,7 +139,9 @@ impl Net<'_> {
             stretches.into_iter().map(|(start, heads, out)| {
                 let axes = linear_axes(kind, out, base.width());
                 let rest = axes[1..].iter().map(|axis| axis.size);
+                let all = per_group.iter().product();
                 self.part(layer, kind, &axes)
+                    .shaped([all].into_iter().chain(rest.clone()))
                     .reshape(per_group.into_iter().chain(rest.clone()))
                     .slice(1, start, start + heads)
                     .reshape([out.size].into_iter().chain(rest))

@@ -23,9 +23,11 @@ mod component;
 mod decoder;
 mod field;
 mod gguf;
+mod jax;
 mod latent;
 mod layers;
 mod mixture;
+mod nemo;
 mod net;
 mod parameter;
 mod recurrence;
@@ -43,8 +45,10 @@ pub use field::{
     same_as, text, texts, usual,
 };
 pub use gguf::GGUF_LAYER_NORM;
+pub use jax::{JAX, jax_part};
 pub use latent::Latent;
 pub use mixture::Experts;
+pub use nemo::{NEMO_OLD, nemo, nemo_fields, nemo_settings};
 pub use net::Net;
 pub use parameter::{
     ParameterExt, PartExt, bfloat16, concat, feed_forward, key_heads, parameter, plain,

@@ -6,8 +6,8 @@
 //! what is used cannot differ.
 
 use crate::{
-    Axis, Builder, Decoder, Gain, Mlp, Origin, Parameter, ParameterExt, Part, PartExt, Place, Precision,
-    Spelling, Value, Weight, concat, dotted, join, parameter, tensor, tied,
+    Axis, Builder, Decoder, Gain, Mlp, Origin, Parameter, ParameterExt, Part, PartExt, Place,
+    Precision, Spelling, Value, Weight, concat, dotted, join, parameter, tensor, tied,
 };
 use std::cell::RefCell;
 
@@ -150,6 +150,10 @@ impl<'a> Net<'a> {
     #[inline(never)]
     pub fn part(&self, layer: &str, kind: &str, axes: &[Axis]) -> Part {
         let (d, gguf, spelling) = (self.decoder, self.is_gguf(), self.spelling());
+        let nameless = spelling.is_some_and(|spelling| spelling.names.is_empty());
+        if let (true, Some(make)) = (nameless, d.spelled) {
+            return make(d, self.at, layer, axes);
+        }
         let mut part = tensor(self.source(layer, kind), axes);
         let is_ours = !gguf && spelling.is_none();
         if d.transposed && is_ours && axes.len() == 2 && matches!(self.at, Place::Block(_)) {

@@ -38,6 +38,9 @@ pub fn tensor(name: impl Into<String>, axes: &[Axis]) -> Part {
 
 /// Steps that a tensor goes through, from left to right.
 pub trait PartExt {
+    /// Only if it has this shape by now; one of another shape is refused. A reshape alone would
+    /// take any of as many elements, also a matrix that was turned.
+    fn shaped(self, shape: impl IntoIterator<Item = u64>) -> Part;
     /// The same elements in a new shape.
     fn reshape(self, shape: impl IntoIterator<Item = u64>) -> Part;
     /// Output axis `i` is input axis `order[i]`.
@@ -54,6 +57,12 @@ pub trait PartExt {
 }
 
 impl PartExt for Part {
+    fn shaped(self, shape: impl IntoIterator<Item = u64>) -> Part {
+        // All of an axis changes nothing, and no shorter one has it. What is longer is too long
+        // for the steps behind.
+        (0..).zip(shape).fold(self, |part, (axis, size)| part.slice(axis, 0, size))
+    }
+
     fn reshape(mut self, shape: impl IntoIterator<Item = u64>) -> Part {
         self.steps.push(Step::Reshape(shape.into_iter().collect()));
         self
@@ -86,7 +95,7 @@ impl PartExt for Part {
         let order = (0..heads.len() as u32)
             .map(|axis| [0, 2, 1].get(axis as usize).copied().unwrap_or(axis));
         let order: Vec<u32> = order.collect();
-        self.reshape(heads).permute(order).reshape(shape)
+        self.shaped(shape.clone()).reshape(heads).permute(order).reshape(shape)
     }
 }
 

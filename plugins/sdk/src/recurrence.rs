@@ -72,6 +72,7 @@ impl Recurrence {
             });
             let bias = n.kept(&join(&[own, ".rg_lru.", name, "_trans.bias"]), || {
                 part(&join(&["rg_lru.", name, "_bias"]), &[channels])
+                    .shaped([heads.into(), width.into()])
                     .reshape([channels.size])
                     .into()
             });

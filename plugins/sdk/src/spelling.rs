@@ -11,8 +11,8 @@ use crate::{Fallback, Field, Setting, SettingValue, dotted, join, set};
 pub struct Spelling {
     /// The dialect's name.
     pub dialect: &'static str,
-    /// What a source in it says that its architecture is.
-    pub accepts: &'static str,
+    /// What sources in it say that their architecture is; none where they say what HuggingFace's do.
+    pub accepts: &'static [&'static str],
     /// What stands before a block's number.
     pub blocks: &'static str,
     /// The checkpoint's names of layers and the dialect's: within a block, or whole. `LAYER.weight`

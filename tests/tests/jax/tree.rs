@@ -121,7 +121,7 @@ impl Tree {
             }
             let out = of("self_attn.o_proj").permuted(&[1, 0]).reshaped(&[heads, width, wide]);
             add("attn/attn_vec_einsum", "w", out);
-            let gates = ["mlp.gate_proj", "mlp.up_proj"].map(|name| match third {
+            let gates = ["mlp.gate_proj", "mlp.up_proj"].map(|name| match around {
                 true => of(name).clone(),
                 false => of(name).permuted(&[1, 0]),
             });

@@ -1,15 +1,14 @@
 //! `engraft build`: a checkpoint to an engine.
 
-use crate::args::{ENGINE_DIR, OutputArgs, PluginArgs};
+use crate::args::{ENGINE_DIR, OutputArgs, PluginArgs, WorkArgs};
 use crate::commands::convert::OLD_FLAGS;
 use crate::error::Usage;
 use crate::legacy::{self, Legacy, build_config};
-use crate::{output, progress};
+use crate::{forecast, output, progress};
 use anyhow::Result;
 use clap::Args;
 use engraft_checkpoint::WEIGHTS_FILE;
 use engraft_compile::BuildOptions;
-use engraft_convert::Effort;
 use engraft_convert::build::Checkpoint;
 use engraft_engine::KvCacheType;
 use engraft_engine::format::ENGINE_FILE;
@@ -28,6 +27,8 @@ pub struct Build {
     checkpoint_dir: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    work: WorkArgs,
     #[command(flatten)]
     build: BuildArgs,
     /// Report as JSON.
@@ -97,7 +98,6 @@ impl Build {
                 .into());
         };
         let options = self.build.options()?;
-        let out = self.output.begin(checkpoint_dir, ENGINE_DIR)?;
         let holds = |name| checkpoint_dir.join(name).exists();
         let at = checkpoint_dir.display();
         if holds(ENGINE_FILE) {
@@ -110,11 +110,22 @@ impl Build {
                 .help(format!("take `engraft compile --model_dir {at}`"))
                 .into());
         }
-        let checkpoint = Checkpoint::open(checkpoint_dir, self.plugin.plugin.as_deref())?;
-        crate::output::notes(checkpoint.warnings());
+        let plugin = self.plugin.plugin.as_deref();
+        if self.output.dry_run {
+            let checkpoint = Checkpoint::open(checkpoint_dir, plugin)?;
+            output::notes(checkpoint.warnings());
+            let expected = checkpoint.forecast_engine(options, &self.work.effort(&|_, _| {}))?;
+            let ranks = checkpoint.mapping().to_string();
+            let directory = self.output.directory(ENGINE_DIR);
+            let about = forecast::About::checkpoint(&checkpoint, "engine", ranks, directory);
+            return forecast::report(&about, &expected, self.json);
+        }
+        let out = self.output.begin(checkpoint_dir, ENGINE_DIR)?;
+        let checkpoint = Checkpoint::open(checkpoint_dir, plugin)?;
+        output::notes(checkpoint.warnings());
         let bar = progress::Bytes::new("writing engine");
         let progress = |done, total| bar.set(done, total);
-        let effort = Effort { progress: &progress, ..Effort::default() };
+        let effort = self.work.effort(&progress);
         let built = checkpoint.build(options, out.path(), &effort)?;
         drop(bar);
         out.commit()?;

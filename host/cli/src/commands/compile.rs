@@ -1,13 +1,12 @@
 //! `engraft compile`: a model to an engine in one pass.
 
-use crate::args::{ENGINE_DIR, ModelArgs, OutputArgs};
+use crate::args::{ENGINE_DIR, ModelArgs, OutputArgs, WorkArgs};
 use crate::commands::build::BuildArgs;
 use crate::commands::convert::{OLD_FLAGS, report};
 use crate::legacy::{self, Legacy};
-use crate::progress;
+use crate::{forecast, progress};
 use anyhow::Result;
 use clap::Args;
-use engraft_convert::Effort;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -23,6 +22,8 @@ pub struct Compile {
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
+    work: WorkArgs,
+    #[command(flatten)]
     build: BuildArgs,
     /// Report as JSON.
     #[arg(long)]
@@ -37,11 +38,18 @@ impl Compile {
         self.output.listen();
         self.legacy.settle()?;
         let options = self.build.options()?;
+        if self.output.dry_run {
+            let pipeline = self.model.open()?;
+            let expected = pipeline.forecast_engine(options, &self.work.effort(&|_, _| {}))?;
+            let directory = self.output.directory(ENGINE_DIR);
+            let about = forecast::About::pipeline(&pipeline, "engine", directory);
+            return forecast::report(&about, &expected, self.json);
+        }
         let out = self.output.begin(self.model.model()?, ENGINE_DIR)?;
         let pipeline = self.model.open()?;
         let bar = progress::Bytes::new("writing engine");
         let progress = |done, total| bar.set(done, total);
-        let effort = Effort { progress: &progress, ..Effort::default() };
+        let effort = self.work.effort(&progress);
         let built = pipeline.compile(options, out.path(), &effort)?;
         drop(bar);
         out.commit()?;

@@ -1,14 +1,14 @@
 //! `engraft convert`: a model to a TensorRT-LLM checkpoint, or one such checkpoint to another
 //! that is spread over other ranks.
 
-use crate::args::{CHECKPOINT_DIR, ModelArgs, OutputArgs};
+use crate::args::{CHECKPOINT_DIR, ModelArgs, OutputArgs, WorkArgs};
 use crate::error::Usage;
 use crate::legacy::{self, Legacy};
-use crate::{output, progress};
+use crate::{forecast, output, progress};
 use anyhow::Result;
 use clap::Args;
+use engraft_convert::Pipeline;
 use engraft_convert::build::Checkpoint;
-use engraft_convert::{Effort, Pipeline};
 use engraft_source::Merged;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,8 +31,10 @@ pub struct Convert {
     checkpoint_dir: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    work: WorkArgs,
     /// Write config.json alone, without weights.
-    #[arg(long, conflicts_with = "checkpoint_dir")]
+    #[arg(long, conflicts_with_all = ["checkpoint_dir", "dry_run"])]
     save_config_only: bool,
     /// Report as JSON.
     #[arg(long)]
@@ -58,14 +60,22 @@ impl Convert {
             .help("give a model's --model_dir: what is not there is not made up")
             .into());
         }
+        if self.output.dry_run {
+            let pipeline = self.model.open()?;
+            let expected = pipeline.forecast_checkpoint(&self.work.effort(&|_, _| {}))?;
+            let directory = self.output.directory(CHECKPOINT_DIR);
+            let about = forecast::About::pipeline(&pipeline, "checkpoint", directory);
+            return forecast::report(&about, &expected, self.json);
+        }
         let out = self.output.begin(self.model.model()?, CHECKPOINT_DIR)?;
         let pipeline = self.model.open()?;
         let (what, bytes) = if self.save_config_only {
+            out.clear()?;
             ("config", pipeline.write_config(out.path())?)
         } else {
             let bar = progress::Bytes::new("writing checkpoint");
             let progress = |done, total| bar.set(done, total);
-            let effort = Effort { progress: &progress, ..Effort::default() };
+            let effort = self.work.effort(&progress);
             ("checkpoint", pipeline.write_checkpoint(out.path(), &effort)?)
         };
         out.commit()?;
@@ -80,13 +90,24 @@ impl Convert {
                 .help("leave it out: the weights stay as they are; only the ranks change")
                 .into());
         }
+        let parallel = self.model.ranks.parallel_embedding();
+        let plugin = self.model.plugin.plugin.as_deref();
+        if self.output.dry_run {
+            let checkpoint = Checkpoint::open(from, plugin)?;
+            output::notes(checkpoint.warnings());
+            let effort = self.work.effort(&|_, _| {});
+            let expected = checkpoint.forecast_reshard(mapping, parallel, &effort)?;
+            let directory = self.output.directory(CHECKPOINT_DIR);
+            let ranks = mapping.to_string();
+            let about = forecast::About::checkpoint(&checkpoint, "checkpoint", ranks, directory);
+            return forecast::report(&about, &expected, self.json);
+        }
         let out = self.output.begin(from, CHECKPOINT_DIR)?;
-        let checkpoint = Checkpoint::open(from, self.model.plugin.plugin.as_deref())?;
+        let checkpoint = Checkpoint::open(from, plugin)?;
         output::notes(checkpoint.warnings());
         let bar = progress::Bytes::new("writing checkpoint");
         let progress = |done, total| bar.set(done, total);
-        let effort = Effort { progress: &progress, ..Effort::default() };
-        let parallel = self.model.ranks.parallel_embedding();
+        let effort = self.work.effort(&progress);
         let bytes = checkpoint.reshard(mapping, parallel, out.path(), &effort)?;
         drop(bar);
         out.commit()?;
@@ -126,6 +147,9 @@ fn lora(merged: &Merged) -> serde_json::Value {
     })
 }
 
+/// How many names of tensors that are all zeros a person is shown.
+const ZEROS_SHOWN: usize = 8;
+
 /// What was made of what.
 pub fn report(
     pipeline: &Pipeline,
@@ -135,6 +159,7 @@ pub fn report(
     start: Instant,
     json: bool,
 ) -> Result<ExitCode> {
+    let zeros = pipeline.zero_tensors()?;
     let seconds = start.elapsed().as_secs_f64();
     if json {
         output::json(&serde_json::json!({
@@ -148,6 +173,7 @@ pub fn report(
             "dequantised": pipeline.source().packed(),
             "lora": pipeline.source().merged().map(lora),
             "unread_config_keys": pipeline.unread(),
+            "zero_tensors": zeros,
             "unused_tensors": pipeline.unused_tensors().iter()
                 .map(|(name, reason)| serde_json::json!({ "tensor": name, "reason": reason }))
                 .collect::<Vec<_>>(),
@@ -170,6 +196,18 @@ pub fn report(
         }
         for (name, reason) in pipeline.unused_tensors() {
             text += &format!("left out: {}: {}\n", name, engraft_diagnostic::escape(reason));
+        }
+        if !zeros.is_empty() {
+            let shown: Vec<String> = zeros
+                .iter()
+                .take(ZEROS_SHOWN)
+                .map(|name| engraft_diagnostic::escape(name))
+                .collect();
+            let more = match zeros.len().saturating_sub(ZEROS_SHOWN) {
+                0 => String::new(),
+                more => format!(" and {more} more (--json lists all)"),
+            };
+            text += &format!("nothing but zeros: {}{more}\n", shown.join(", "));
         }
         let (at, size) = (directory.display(), output::bytes(bytes));
         text += &format!("wrote {what} {at}: {size} in {seconds:.2} s\n");

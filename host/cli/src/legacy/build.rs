@@ -8,7 +8,7 @@ const TIMED: &str = "no kernel is timed while building";
 const KERNELS: &str = "kernels are chosen when the engine is loaded";
 const DECODER: &str = "the model has no encoder";
 const LORA: &str = "adapters are not applied at run time";
-const MERGE: &str = "merge the adapter into the model before converting it";
+const MERGE: &str = "merge it into the weights: `engraft convert --lora_dir DIR`";
 const ADAPTERS: &str = "it only goes with --lora_dir";
 const LOGITS: &str = "any engine gives them: `engraft evaluate logits`";
 const FP8_PLUGIN: Form = OneOf(&["auto", "fp8", "disable"]);
@@ -96,7 +96,7 @@ pub const FLAGS: &[Flag] = &[
         "take float32, or leave it out",
     ),
     // The building itself.
-    idle("workers", Integer, "all cores work on every rank at once"),
+    obeyed("workers", Integer, "parameters that are worked on at a time, for all ranks"),
     obeyed(
         "log_level",
         OneOf(&["internal_error", "error", "warning", "info", "verbose", "debug", "trace"]),
@@ -119,7 +119,7 @@ pub const FLAGS: &[Flag] = &[
     idle("weight_sparsity", Switch, "there are no sparse kernels, and the results are the same"),
     idle("weight_streaming", Switch, "weights are mapped from the file, not loaded"),
     idle("fast_build", Switch, "there is no slow one"),
-    refused("dry_run", Switch, &[], "nothing is predicted yet", "leave it out"),
+    obeyed("dry_run", Switch, "says what would be written, with exact sizes, and writes nothing"),
     refused(
         "enable_debug_output",
         Switch,
@@ -127,7 +127,7 @@ pub const FLAGS: &[Flag] = &[
         "values between the steps are not handed out",
         "leave it out; `engraft inspect DIR --graph` shows the steps",
     ),
-    idle("monitor_memory", Switch, "memory is bounded, whatever the model"),
+    idle("monitor_memory", Switch, "memory is bounded: --max_ram; `--dry_run` says how much"),
     idle("visualize_network", SwitchOrText, "`engraft inspect DIR --graph` shows the graph"),
     idle("gather_context_logits", Switch, LOGITS),
     idle("gather_generation_logits", Switch, LOGITS),

@@ -38,6 +38,7 @@ pub const SHAPES: &[&str] = &[
 pub const FLAGS: &[Flag] = &[
     obeyed("model_dir", Text, "the model: a HuggingFace directory or a GGUF file"),
     obeyed("meta_ckpt_dir", Text, "the same as --model_dir"),
+    obeyed("lora_dir", Text, "a LoRA adapter as PEFT writes it, merged into the weights"),
     obeyed("output_dir", Text, "where to write; `tllm_checkpoint` where it is left out"),
     obeyed(
         "dtype",
@@ -62,7 +63,7 @@ pub const FLAGS: &[Flag] = &[
         "along the vocabulary (0) or the hidden size (1)",
     ),
     idle("use_embedding_sharing", Switch, "tables that the model ties are stored once anyway"),
-    idle("workers", Integer, "all cores work on every rank at once"),
+    obeyed("workers", Integer, "parameters that are worked on at a time, for all ranks"),
     obeyed(
         "log_level",
         OneOf(&["internal_error", "error", "warning", "info", "verbose", "debug", "trace"]),

@@ -12,13 +12,17 @@
 //! ```
 //! and all that follows has the rows `outputs`. Each value that the head takes from before is
 //! gathered once. A head that begins with what needs every token (an attention, a convolution
-//! or a recurrence, a rotation, positions, the token ids) is gathered right behind the last of those.
+//! or a recurrence, a rotation, positions, the token ids, what another stage sends) is gathered right behind the last of those.
 
 use cranelift_entity::SecondaryMap;
-use engraft_ir::{Dim, Graph, Node, Op, TypeError, Value, infer};
+use engraft_ir::{Dim, Graph, Node, Op, PlaceKind, TypeError, Value, infer};
 
 pub(super) fn run(graph: &mut Graph) -> Result<(), TypeError> {
     let Some(head) = graph.places.keys().next_back() else { return Ok(()) };
+    // Of a stage before the last, all rows go on.
+    if graph.places[head].kind != PlaceKind::Head {
+        return Ok(());
+    }
     let nodes = std::mem::take(&mut graph.places[head].nodes);
     let needs_all = |node: &Node| {
         matches!(
@@ -30,6 +34,7 @@ pub(super) fn run(graph: &mut Graph) -> Result<(), TypeError> {
                 | Op::Attend { .. }
                 | Op::Convolve { .. }
                 | Op::Recur { .. }
+                | Op::Receive { .. }
                 | Op::Outputs { .. }
         )
     };

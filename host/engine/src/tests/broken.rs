@@ -250,6 +250,7 @@ fn a_text_file_cannot_leave_the_directory_or_replace_the_engine() {
             config: &config,
             provenance: &provenance,
             text_files: &text_files,
+            reopen: false,
         };
         let error = write::<EngineError>(directory.path(), &contents, |_| Ok(())).unwrap_err();
         assert!(matches!(error, EngineError::FileName { .. }), "{name:?}: {error}");
@@ -267,6 +268,7 @@ fn a_stream_that_gives_too_little_or_too_much_is_an_error() {
             config: &config,
             provenance: &provenance,
             text_files: &BTreeMap::new(),
+            reopen: false,
         };
         let error = write::<EngineError>(directory.path(), &contents, |files| {
             let own = graph.weights.values().filter(|weight| weight.tied.is_none());

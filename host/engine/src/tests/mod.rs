@@ -130,6 +130,7 @@ pub(crate) fn write_toy(directory: &Path) -> Written {
         config: &config,
         provenance: &provenance,
         text_files: &text_files,
+        reopen: false,
     };
     write::<EngineError>(directory, &contents, |files| {
         for weight in graph.weights.values().filter(|weight| weight.tied.is_none()) {

@@ -21,7 +21,7 @@ fn nothing_is_under_the_final_name_before_the_commit() {
     let output = OutputDir::create(&target, false).unwrap();
     put(&output, "config.json", "{}");
     assert!(!target.exists());
-    assert!(names(target.parent().unwrap())[0].starts_with(".out.partial-"));
+    assert_eq!(names(target.parent().unwrap()), [".out.partial"]);
     output.commit().unwrap();
     assert_eq!(names(target.parent().unwrap()), ["out"]);
     assert_eq!(fs::read_to_string(target.join("config.json")).unwrap(), "{}");
@@ -142,7 +142,8 @@ fn into_a_mount_point_files_are_moved_and_the_key_file_last() {
     let mut output = OutputDir::create(&target, true).unwrap();
     // As if `target` were one: the hidden directory is inside.
     drop(fs::remove_dir_all(&output.partial));
-    output.partial = make_directory(&target, ".partial").unwrap();
+    output.partial = target.join(".partial");
+    fs::create_dir(&output.partial).unwrap();
     output.mounted = true;
     put(&output, "config.json", "{}");
     put(&output, "weights", "1");
@@ -151,10 +152,43 @@ fn into_a_mount_point_files_are_moved_and_the_key_file_last() {
 }
 
 #[test]
-fn two_outputs_of_one_process_do_not_share_a_hidden_directory() {
+fn two_outputs_do_not_share_a_hidden_directory() {
     let root = tempfile::tempdir().unwrap();
     let target = root.path().join("out");
     let one = OutputDir::create(&target, false).unwrap();
-    let two = OutputDir::create(&target, false).unwrap();
-    assert_ne!(one.path(), two.path());
+    for force in [false, true] {
+        let two = OutputDir::resume(&target, force);
+        assert!(matches!(two, Err(FileError::Busy { .. })), "{two:?}");
+    }
+    put(&one, "config.json", "{}");
+    drop(one);
+    assert!(names(root.path()).is_empty());
+    OutputDir::create(&target, false).unwrap().commit().unwrap();
+}
+
+#[test]
+fn what_a_killed_run_left_is_there_again_unless_forced() {
+    let root = tempfile::tempdir().unwrap();
+    let target = root.path().join("out");
+    let partial = root.path().join(".out.partial");
+    let leave = || {
+        fs::create_dir_all(&partial).unwrap();
+        fs::write(partial.join("rank0.engine"), "half").unwrap();
+        fs::write(partial.join(JOURNAL), "").unwrap();
+    };
+    leave();
+    let output = OutputDir::resume(&target, false).unwrap();
+    assert_eq!(names(output.path()), [JOURNAL, "rank0.engine"]);
+    output.commit().unwrap();
+    assert_eq!(names(&target), ["rank0.engine"], "the journal does not stay");
+    leave();
+    let output = OutputDir::resume(&target, true).unwrap();
+    assert!(names(output.path()).is_empty());
+    drop(output);
+    leave();
+    fs::remove_dir_all(&target).unwrap();
+    let output = OutputDir::create(&target, false).unwrap();
+    assert!(names(output.path()).is_empty());
+    drop(output);
+    assert!(names(root.path()).is_empty(), "nobody interrupted it");
 }

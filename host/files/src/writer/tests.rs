@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{digest, header};
+use engraft_ir::DType;
 
 type Tensors = Vec<(String, DType, Vec<u64>)>;
 

@@ -119,15 +119,14 @@ fn parameters_that_are_cut_by_themselves_are_joined() {
 #[test]
 fn safetensors_beside_a_run_come_first() {
     let directory = run(&second_stage());
-    let mut writer = engraft_files::SafetensorsWriter::create(
+    let writer = engraft_files::SafetensorsWriter::create(
         &directory.path().join("model.safetensors"),
         Default::default(),
         vec![("w".to_owned(), DType::U8, vec![1])],
         1,
     )
     .unwrap();
-    writer.begin("w").unwrap();
-    writer.write(&[1]).unwrap();
+    writer.put("w", &[1]).unwrap();
     writer.finish().unwrap();
     let source = Source::open(directory.path()).unwrap();
     assert_eq!(source.tensors().keys().collect::<Vec<_>>(), ["w"]);

@@ -17,8 +17,9 @@ use crate::SourceError;
 const DEPTH: usize = 64;
 /// How many values there may be.
 const VALUES: usize = 1 << 20;
-/// How long a key or a type's name may be, in bytes.
+/// How long a key or a type's name may be, in bytes, and how long all paths together.
 const TEXT: u64 = 4096;
+const PATHS: usize = 256 << 20;
 /// How much of the file is read at once.
 const WINDOW: u64 = 16 << 10;
 
@@ -50,8 +51,16 @@ enum Leaf {
 /// The arrays of a file, by their paths with `/` between levels.
 pub(super) fn arrays(file: &File, path: &Path) -> Result<Vec<(String, Array)>, SourceError> {
     let size = file.metadata().map_err(FileError::io("read", path))?.len();
-    let mut parser =
-        Parser { file, path, size, at: 0, window: Vec::new(), start: 0, leaves: Vec::new() };
+    let mut parser = Parser {
+        file,
+        path,
+        size,
+        at: 0,
+        window: Vec::new(),
+        start: 0,
+        leaves: Vec::new(),
+        paths: 0,
+    };
     parser.value(&mut String::new(), 0)?;
     if parser.at != size {
         return Err(parser.wrong(format!("{} bytes follow the end", size - parser.at)));
@@ -73,6 +82,8 @@ struct Parser<'a> {
     window: Vec<u8>,
     start: u64,
     leaves: Vec<(String, Leaf)>,
+    /// How long their paths are together.
+    paths: usize,
 }
 
 /// The beginning of a value: what it is and how long.
@@ -174,6 +185,10 @@ impl Parser<'_> {
     }
 
     fn leaf(&mut self, path: &str, leaf: Leaf) -> Result<(), SourceError> {
+        self.paths += path.len();
+        if self.paths > PATHS {
+            return Err(self.wrong(format!("paths take more than {PATHS} bytes")));
+        }
         if self.leaves.len() >= VALUES {
             return Err(self.wrong(format!("there are more than {VALUES} values")));
         }

@@ -3,7 +3,8 @@
 //! Flax's modules keep a linear layer as `kernel`, `[in, out]`, a norm's gain as `scale` and a
 //! table as `embedding`; where a tree has such, its names and layouts become those of the same
 //! model in PyTorch, as `transformers` does it: `weight` for all three, kernels transposed. Other
-//! trees, which have none, are left as they are; what their names mean is the plugin's to say.
+//! trees, which have none, keep their names but for levels that say nothing; what these mean is the
+//! plugin's to say.
 
 use std::collections::BTreeMap;
 
@@ -69,6 +70,24 @@ pub(crate) fn dialect<'a>(mut names: impl Iterator<Item = &'a String>) -> &'stat
     if names.any(flax) { HUGGING_FACE } else { JAX }
 }
 
+/// Names without levels that say nothing: one at the top that all have, and `w` at the end, which
+/// some writers give to an array that has no other name than its module's.
+pub(crate) fn bare<T>(tree: BTreeMap<String, T>) -> Result<BTreeMap<String, T>, JaxError> {
+    let top = |name: &str| name.split_once('.').map(|(top, _)| format!("{top}."));
+    let shared = tree.keys().next().and_then(|name| top(name));
+    let shared = shared.filter(|shared| tree.keys().all(|name| name.starts_with(shared.as_str())));
+    let shared = shared.unwrap_or_default();
+    let mut all = BTreeMap::new();
+    for (name, array) in tree {
+        let name = name.strip_prefix(&shared).unwrap_or(&name);
+        let name = name.strip_suffix(".w").unwrap_or(name).to_owned();
+        if all.insert(name.clone(), array).is_some() {
+            return Err(JaxError::Twice(name));
+        }
+    }
+    Ok(all)
+}
+
 /// What an array of `rank` axes is called in PyTorch, and the order of its axes there.
 pub(crate) fn in_pytorch(name: &str, rank: usize) -> (String, Vec<usize>) {
     let order = match (last(name), rank) {
@@ -128,6 +147,18 @@ mod tests {
         assert_eq!(of("ln_f.bias", 1), ("ln_f.bias".into(), vec![0]));
         assert_eq!(of("norm.upscale", 1), ("norm.upscale".into(), vec![0]));
         assert_eq!(of("kernel", 2), ("weight".into(), vec![1, 0]));
+    }
+
+    #[test]
+    fn levels_that_say_nothing_are_left_out() {
+        let of = |paths: &[&str]| {
+            let tree = paths.iter().map(|path| ((*path).to_owned(), ())).collect();
+            bare(tree).map(|tree| tree.into_keys().collect::<Vec<_>>())
+        };
+        assert_eq!(of(&["t.a.w", "t.b.scale", "t.c"]).unwrap(), ["a", "b.scale", "c"]);
+        assert_eq!(of(&["t.a.w", "u.b"]).unwrap(), ["t.a", "u.b"]);
+        assert_eq!(of(&["w"]).unwrap(), ["w"]);
+        assert_eq!(of(&["t.a.w", "t.a"]), Err(JaxError::Twice("a".into())));
     }
 
     #[test]

@@ -31,9 +31,9 @@ const NODE_MAGIC: u32 = 0x0cdb_20de;
 
 /// How large a manifest or a node may be, unpacked.
 pub(super) const LIMIT: u64 = 128 << 20;
-/// How many nodes and keys there may be.
+/// How many nodes there may be, and how large all of them and all keys may be together.
 const NODES: usize = 1 << 16;
-const KEYS: usize = 1 << 22;
+const TOGETHER: u64 = 1 << 30;
 
 /// The keys of the newest version, with their values; the data files that hold them.
 pub(super) struct Database {
@@ -52,6 +52,7 @@ pub(super) fn open(directory: &Path) -> Result<Database, SourceError> {
         numbers: BTreeMap::new(),
         database: Database { values: BTreeMap::new(), files: Vec::new() },
         nodes: 0,
+        bytes: 0,
     };
     if let Some(root) = root {
         walk.node(&root, Vec::new())?;
@@ -125,6 +126,7 @@ struct Walk<'a> {
     numbers: BTreeMap<Vec<u8>, usize>,
     database: Database,
     nodes: usize,
+    bytes: u64,
 }
 
 impl Walk<'_> {
@@ -159,8 +161,16 @@ impl Walk<'_> {
             let what = format!("it has more than {NODES} nodes");
             return Err(fault(JaxError::Database { what }));
         }
+        let too_large = || {
+            let what = format!("its nodes and keys have more than {TOGETHER} bytes");
+            fault(JaxError::Database { what })
+        };
         let bytes = read_range(&path, node.offset, node.length)?;
         let body = unwrapped(&bytes, NODE_MAGIC, "a node").map_err(fault)?;
+        self.bytes += body.len() as u64;
+        if self.bytes > TOGETHER {
+            return Err(too_large());
+        }
         let parsed = parse(&body, node, &prefix).map_err(fault)?;
         match parsed {
             Node::Leaf(entries) => {
@@ -174,11 +184,11 @@ impl Walk<'_> {
                     };
                     // Arrays have names that are text; nothing else is one.
                     let Ok(key) = String::from_utf8(key) else { continue };
-                    self.database.values.insert(key, place);
-                    if self.database.values.len() > KEYS {
-                        let what = format!("it has more than {KEYS} keys");
-                        return Err(fault(JaxError::Database { what }));
+                    self.bytes += key.len() as u64;
+                    if self.bytes > TOGETHER {
+                        return Err(too_large());
                     }
+                    self.database.values.insert(key, place);
                 }
             }
             Node::Interior(children) => {
@@ -229,6 +239,9 @@ fn parse(body: &[u8], node: &Reference, prefix: &[u8]) -> Result<Node, JaxError>
     }
     let files = decoder.data_files(&node.file.base)?;
     let count = decoder.count("entries")?;
+    if (prefix.len() as u64).saturating_mul(count as u64) > LIMIT {
+        return Err(decoder.wrong("its keys are too long"));
+    }
     let prefixes = decoder.varints(count.saturating_sub(1))?;
     let suffixes = decoder.varints(count)?;
     let common = if height > 0 { decoder.varints(count)? } else { Vec::new() };

@@ -21,8 +21,9 @@ use crate::{SourceError, directory, hf};
 const MARKS: [&str; 3] = [ocdbt::MANIFEST, METADATA, AGGREGATE];
 const METADATA: &str = "_METADATA";
 const AGGREGATE: &str = "checkpoint";
-/// How deep below a given directory a checkpoint may be.
+/// How deep below a given directory a checkpoint may be, and how many directories are looked at.
 const BELOW: usize = 3;
+const LOOKED_AT: usize = 1024;
 /// How deep below a checkpoint an array may be, and how many files there may be.
 const DEPTH: usize = 32;
 const FILES: usize = 1 << 22;
@@ -30,7 +31,8 @@ const FILES: usize = 1 << 22;
 /// Opens the checkpoint in or below `given`, if there is one.
 pub(super) fn open(given: &Path) -> Result<Option<Contents>, SourceError> {
     let mut found = Vec::new();
-    find(given, BELOW, &mut found)?;
+    let mut left = LOOKED_AT;
+    find(given, BELOW, &mut left, &mut found)?;
     let at = match &found[..] {
         [] => return Ok(None),
         [one] => one.clone(),
@@ -96,9 +98,15 @@ fn children(directory: &Path) -> Result<Vec<PathBuf>, FileError> {
 }
 
 /// Adds the checkpoints in or below a directory.
-fn find(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), SourceError> {
+fn find(
+    directory: &Path,
+    depth: usize,
+    left: &mut usize,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), SourceError> {
     interrupt::check()?;
-    let names = directory::names(directory)?;
+    let Some(fewer) = left.checked_sub(1) else { return Ok(()) };
+    *left = fewer;
     if MARKS.iter().any(|mark| directory.join(mark).is_file()) {
         found.push(directory.to_owned());
         return Ok(());
@@ -110,10 +118,9 @@ fn find(directory: &Path, depth: usize, found: &mut Vec<PathBuf>) -> Result<(), 
         found.push(directory.to_owned());
         return Ok(());
     }
-    // A directory of many others is not looked through.
-    if depth > 0 && names.len() <= 1024 {
+    if depth > 0 {
         for child in directories {
-            find(&child, depth - 1, found)?;
+            find(&child, depth - 1, left, found)?;
         }
     }
     Ok(())

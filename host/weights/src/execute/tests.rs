@@ -100,7 +100,7 @@ fn run(memory: &Memory, effort: &Effort<'_>) -> Result<Vec<Vec<u8>>, WeightError
         })
         .collect();
     let jobs = jobs(memory, &[&ranks[0], &ranks[1]]).unwrap();
-    execute(memory, &jobs, &files, effort)?;
+    execute(memory, &jobs, &files, effort, None)?;
     for file in files {
         file.finish().unwrap();
     }

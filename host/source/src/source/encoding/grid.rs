@@ -88,7 +88,8 @@ pub(super) fn read(grid: &Grid, rows: Range<u64>, room: &mut [u8]) -> Result<(),
             let (chunk, wanted) = (grid.chunk[axis], &wanted[axis]);
             number = number * grid.extents[axis].div_ceil(chunk) + at[axis];
             let first = at[axis] * chunk;
-            let (start, end) = (wanted.start.max(first), wanted.end.min(first + chunk));
+            let (start, end) =
+                (wanted.start.max(first), wanted.end.min(first.saturating_add(chunk)));
             from += (start - first) * chunk_steps[axis];
             to += (start - wanted.start) * steps[axis];
             dimensions.push(Dimension {
