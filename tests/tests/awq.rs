@@ -48,7 +48,8 @@ fn quantised(module: &str, weight: &Tensor, first: usize) -> (Tensors, Tensor) {
             for (i, value) in scaled.iter().enumerate() {
                 let code = (value / scale).round_ties_even().clamp(-8.0, 7.0);
                 codes[row * inputs + group * GROUP + i] = code as i8;
-                floats.push(code * scale * factors[i]);
+                // A zero of codes has no sign.
+                floats.push(f32::from(code as i8) * scale * factors[i]);
             }
         }
     }
