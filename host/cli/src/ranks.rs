@@ -79,11 +79,6 @@ impl World {
         self.processes.as_ref().is_none_or(|processes| processes.rank() == 0)
     }
 
-    /// Which rank this is, of several processes.
-    pub fn rank(&self) -> Option<u32> {
-        self.processes.as_ref().map(Processes::rank)
-    }
-
     /// How many processes there are.
     pub fn size(&self) -> u32 {
         self.processes.as_ref().map_or(1, Processes::size)

@@ -28,11 +28,8 @@ fn with_config(golden: &Path) -> TempDir {
 /// A model's pipeline with one plugin; of the others none need be looked at.
 fn pipeline(model: &Path, plugin: &str) -> Pipeline {
     let plugin = plugins().join(format!("{plugin}.wasm")).to_string_lossy().into_owned();
-    let options = Options {
-        model: model.to_path_buf(),
-        plugin: Some(plugin),
-        ..Options::default()
-    };
+    let options =
+        Options { model: model.to_path_buf(), plugin: Some(plugin), ..Options::default() };
     Pipeline::open(&options).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
 }
 
