@@ -72,7 +72,7 @@ fn people_are_told_in_a_page_what_would_come_of_it() {
     for words in [
         "tp 2, pp 1",
         "ranks 0-1:",
-        "transformer.layers.0-1: 7 tensors",
+        "transformer.layers.0-2: 7 tensors",
         "attention.qkv.weight",
         "no quantisation would touch: vectors, lm_head.weight, transformer.vocab_embedding.weight",
         "rank1.safetensors",

@@ -13,7 +13,7 @@ use engraft_tests::command::{fails, mpirun, processes, stderr, stdout, works};
 use engraft_tests::{distance, fixtures, golden, goldens, greedy, plugin};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -6,7 +6,7 @@ mod tree;
 mod write;
 
 use engraft_compile::BuildOptions;
-use engraft_convert::{Options, Pipeline};
+use engraft_convert::{Effort, Options, Pipeline};
 use engraft_source::Source;
 use engraft_tests::{fixtures, plugins};
 use std::fs;
@@ -28,7 +28,11 @@ fn with_config(golden: &Path) -> TempDir {
 /// A model's pipeline with one plugin; of the others none need be looked at.
 fn pipeline(model: &Path, plugin: &str) -> Pipeline {
     let plugin = plugins().join(format!("{plugin}.wasm")).to_string_lossy().into_owned();
-    let options = Options { model: model.to_path_buf(), plugin: Some(plugin), dtype: None };
+    let options = Options {
+        model: model.to_path_buf(),
+        plugin: Some(plugin),
+        ..Options::default()
+    };
     Pipeline::open(&options).unwrap_or_else(|e| panic!("{}: {e}", model.display()))
 }
 
@@ -39,7 +43,7 @@ fn engine_of(model: &Path, plugin: &str) -> String {
     fs::create_dir(&out).unwrap();
     let pipeline = pipeline(model, plugin);
     assert!(pipeline.unread().is_empty(), "{:?}", pipeline.unread());
-    pipeline.compile(BuildOptions::default(), &out, &|_, _| {}).unwrap();
+    pipeline.compile(BuildOptions::default(), &out, &Effort::default()).unwrap();
     let bytes = fs::read(out.join("rank0.engine")).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();

@@ -1,6 +1,7 @@
 //! What is written must be what the format says, to our reader and to another's.
 
 use super::*;
+use crate::header::bytes_of;
 use crate::{digest, header};
 use engraft_ir::DType;
 
