@@ -119,7 +119,7 @@ impl Stored {
 
 /// The same stretches of an axis of which each index stands for `by`; none where one would be cut.
 fn divided(pieces: &[Piece], by: u64) -> Option<Vec<Piece>> {
-    let whole = |n: u64| (n % by == 0).then_some(n / by);
+    let whole = |n: u64| n.is_multiple_of(by).then_some(n / by);
     let piece = |piece: &Piece| match piece {
         Piece::Keep(range) => Some(Piece::Keep(whole(range.start)?..whole(range.end)?)),
         Piece::Zeros(count) => Some(Piece::Zeros(whole(*count)?)),

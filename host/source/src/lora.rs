@@ -255,8 +255,9 @@ impl Lora {
         }
         if let Some(name) = tied(&targets, tensors, vocabulary) {
             let what = format!(
-                "it changes `{}`, which the model uses for its head as well, where the adapter was not trained",
-                escape(&name)
+                "it changes `{}`, which the model uses for its head as well, where the adapter was \
+                 not trained",
+                escape(name)
             );
             return Err(fail(LoraError::Unsupported(what)));
         }
@@ -298,7 +299,7 @@ impl Lora {
         &self,
         name: &str,
         rows: Range<u64>,
-        base: &dyn Fn(&TensorInfo, &mut Vec<u8>) -> Result<(), SourceError>,
+        base: &ReadBase<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         let target = &self.targets[name];
@@ -325,6 +326,9 @@ impl Lora {
         Ok(())
     }
 }
+
+/// Appends certain rows of a tensor to a buffer.
+type ReadBase<'a> = dyn Fn(&TensorInfo, &mut Vec<u8>) -> Result<(), SourceError> + 'a;
 
 /// The matrices of a module with the tensor that they are for.
 struct Pair {
