@@ -272,11 +272,11 @@ fn locked(partial: &Path, target: &Path) -> Result<fs::File, FileError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(FileError::io("use", partial)(error)),
         };
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(FileError::Busy { path: target.to_owned() });
-            }
-            Ok(()) | Err(_) => {}
+        // A file system without locks has none to hold.
+        if let Err(rustix::io::Errno::WOULDBLOCK) =
+            flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        {
+            return Err(FileError::Busy { path: target.to_owned() });
         }
         // The name may stand for another directory by now.
         let ours = lock.metadata().map_err(FileError::io("use", partial))?;
