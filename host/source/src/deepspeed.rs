@@ -64,6 +64,9 @@ struct Run {
 
 type Tensors = BTreeMap<String, TensorInfo>;
 
+/// Names and shapes of the parameters that are flattened together, in order.
+type Group = Vec<(String, Vec<u64>)>;
+
 impl Run {
     fn open(folder: &Path) -> Result<Run, SourceError> {
         let names = names_of(folder)?;
@@ -155,11 +158,7 @@ impl Run {
     }
 
     /// Names and shapes, group by group.
-    fn shapes(
-        &self,
-        archive: &Archive,
-        id: Id,
-    ) -> Result<Vec<Vec<(String, Vec<u64>)>>, SourceError> {
+    fn shapes(&self, archive: &Archive, id: Id) -> Result<Vec<Group>, SourceError> {
         let heap = &archive.heap;
         let malformed = || self.fail("has shapes of parameters that are none");
         let of_group = |group: Id| {
@@ -202,7 +201,7 @@ impl Run {
     /// Stages 1 and 2: each group is one vector over all devices.
     fn cut_together(
         &self,
-        groups: &[Vec<(String, Vec<u64>)>],
+        groups: &[Group],
         devices: &[Vec<TensorInfo>],
         tensors: &mut Tensors,
     ) -> Result<(), SourceError> {
@@ -237,7 +236,7 @@ impl Run {
     /// Stage 3: each parameter is cut over all devices.
     fn cut_alone(
         &self,
-        groups: &[Vec<(String, Vec<u64>)>],
+        groups: &[Group],
         devices: &[Vec<TensorInfo>],
         tensors: &mut Tensors,
     ) -> Result<(), SourceError> {

@@ -202,11 +202,11 @@ impl Cpu {
             Some(slot) => {
                 let rows = slot.rows(batch.tokens.len(), batch.outputs.len());
                 let logits = &mut self.arena[rows.start..][..rows.rows * rows.width];
-                self.ranks.from_last(logits)
+                self.ranks.take_from_last(logits)
             }
             None => {
                 self.received.resize(batch.outputs.len() * self.vocabulary, 0.0);
-                self.ranks.from_last(&mut self.received)
+                self.ranks.take_from_last(&mut self.received)
             }
         }
     }

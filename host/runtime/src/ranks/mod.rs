@@ -185,7 +185,7 @@ impl Ranks {
 
     /// What the last stage has goes to all others: each of its ranks sees to one rank of every
     /// other stage.
-    pub(crate) fn from_last(&mut self, values: &mut [f32]) -> Result<(), RuntimeError> {
+    pub(crate) fn take_from_last(&mut self, values: &mut [f32]) -> Result<(), RuntimeError> {
         let (tp, pp) = (self.rank.mapping.tp_size, self.rank.mapping.pp_size);
         let of_stage = |stage: u32| stage * tp + self.rank.tp();
         if pp == 1 {

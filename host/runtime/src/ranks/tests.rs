@@ -68,7 +68,7 @@ fn parts_come_in_the_order_of_ranks_and_stages_hand_on() {
             ranks.send(&[&values(number, 3), &[number as f32]]).expect("received");
         }
         let mut last = [if ranks.rank.is_last() { number as f32 } else { 0.0 }];
-        ranks.from_last(&mut last).expect("there is one");
+        ranks.take_from_last(&mut last).expect("there is one");
         let said = ranks.share(&[u64::from(number), u64::MAX - 3]).expect("all are there");
         (gathered, a, b, last, said)
     });

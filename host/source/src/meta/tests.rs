@@ -84,7 +84,8 @@ fn one_file_is_read_as_it_is() {
 
 #[test]
 fn files_that_do_not_go_together_are_told_by_tensor_and_file() {
-    let cases: [(&str, fn(&mut Vec<Tensor>)); 6] = [
+    type Spoil = fn(&mut Vec<Tensor>);
+    let cases: [(&str, Spoil); 6] = [
         ("`norm.weight` is not here as in the other files", |half| drop(half.pop())),
         ("is of another type or shape here", |half| {
             half[3] = tensor("norm.weight", &[3], &[1, 2, 3]);
