@@ -135,4 +135,5 @@ impl Provider for Joined {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one stretch is meant")]
 mod tests;

@@ -30,6 +30,10 @@ pub fn weights_file(rank: u32) -> String {
     format!("rank{rank}.safetensors")
 }
 
+/// What a piece of a tensor is held against: the tensor, the number of the piece's first byte in
+/// it, and the bytes.
+pub(crate) type Check<'a> = dyn Fn(&TensorEntry, u64, &[u8]) -> Result<(), WeightError> + 'a;
+
 impl RankFile {
     /// Reads the header of a rank's file in `directory`; `blocks` are those of the whole model.
     pub(crate) fn open(
@@ -111,7 +115,7 @@ impl RankFile {
         &self,
         name: &str,
         piece: usize,
-        check: &dyn Fn(&TensorEntry, u64, &[u8]) -> Result<(), WeightError>,
+        check: &Check<'_>,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
     ) -> Result<(), WeightError> {
         let entry = self

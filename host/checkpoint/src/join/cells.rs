@@ -214,6 +214,7 @@ pub(crate) fn runs(
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one stretch is meant")]
 mod tests {
     use super::*;
 
