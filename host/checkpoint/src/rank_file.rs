@@ -30,8 +30,8 @@ pub fn weights_file(rank: u32) -> String {
     format!("rank{rank}.safetensors")
 }
 
-/// What a piece of a tensor is held against: the tensor, the number of the piece's first byte in
-/// it, and the bytes.
+/// What a piece of a tensor is held against: the tensor, the number of the piece's first element
+/// in it, and the bytes.
 pub(crate) type Check<'a> = dyn Fn(&TensorEntry, u64, &[u8]) -> Result<(), WeightError> + 'a;
 
 impl RankFile {

@@ -171,7 +171,7 @@ impl Diagnostic for CompileError {
         match self {
             CompileError::Limit { flag, .. } => Some(format!("--{flag}")),
             CompileError::Target { .. } => Some("--target".to_owned()),
-            CompileError::Partition(error) => return error.location(),
+            CompileError::Partition(error) => error.location(),
             CompileError::NoKernel { name, .. } => Some(escape(name)),
             _ => self.inner()?.location(),
         }
