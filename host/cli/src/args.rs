@@ -233,7 +233,7 @@ fn size(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     let bytes = number * f64::powi(if binary { 1024.0 } else { 1000.0 }, power);
-    match bytes >= 1.0 && bytes < 1e18 {
+    match (1.0..1e18).contains(&bytes) {
         true => Ok(bytes as u64),
         false => Err(wrong()),
     }

@@ -113,12 +113,12 @@ fn arg(flag: &'static Flag) -> Arg {
             arg.num_args(0).default_missing_value("").value_parser(value_parser!(String))
         }
         Form::SwitchOrText => {
-            parsed(value_parser!(String).into()).num_args(0..=1).default_missing_value("")
+            parsed(value_parser!(String)).num_args(0..=1).default_missing_value("")
         }
         Form::Integer => parsed(value_parser!(i64).into()),
         Form::Number => parsed(value_parser!(f64).into()),
-        Form::Text => parsed(value_parser!(String).into()),
-        Form::Texts => parsed(value_parser!(String).into()).num_args(1..),
+        Form::Text => parsed(value_parser!(String)),
+        Form::Texts => parsed(value_parser!(String)).num_args(1..),
         Form::OneOf(names) => parsed(PossibleValuesParser::new(names).into()),
     }
 }

@@ -176,7 +176,7 @@ impl Whole {
     }
 }
 
-fn supplies<'a>(provider: &'a dyn Provider) -> BTreeMap<&'a str, &'a Supply> {
+fn supplies(provider: &dyn Provider) -> BTreeMap<&str, &Supply> {
     let names = provider.names().iter();
     names.filter_map(|name| Some((name.as_str(), provider.get(name)?))).collect()
 }

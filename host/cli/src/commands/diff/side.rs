@@ -17,7 +17,7 @@ const PIECE: usize = 2 << 20;
 
 /// A checkpoint or an engine.
 pub(super) enum Side {
-    Checkpoint(Reader),
+    Checkpoint(Box<Reader>),
     Engine {
         /// Of each rank.
         ranks: Vec<Engine>,
@@ -37,7 +37,7 @@ pub(super) struct Spread {
 impl Side {
     pub(super) fn open(path: &Path) -> Result<Side> {
         if path.is_dir() && !path.join(ENGINE_FILE).exists() {
-            return Ok(Side::Checkpoint(Reader::open(path)?));
+            return Ok(Side::Checkpoint(Box::new(Reader::open(path)?)));
         }
         let files = verify::engines(path)?;
         let ranks = files.iter().map(|file| Engine::open(file)).collect::<Result<_, _>>()?;
