@@ -6,6 +6,10 @@
 
 use crate::{Axis, Base, Part, Place, Rope, Windows};
 
+/// Which tensor of the source a parameter is, and how it comes out of it: of a place, by the
+/// parameter's name in the checkpoint, with the axes that it must have in the end.
+pub type Spelled = fn(&Decoder, Place, &str, &[Axis]) -> Part;
+
 /// What a decoder is made of.
 #[derive(Clone, Debug)]
 pub struct Decoder {
@@ -61,7 +65,7 @@ pub struct Decoder {
     pub learned: Option<u64>,
     /// What a layer's tensor is made of in a dialect of the plugin's own, where its
     /// [`Spelling`](crate::Spelling) cannot say it, and names nothing.
-    pub spelled: Option<fn(&Decoder, Place, &str, &[Axis]) -> Part>,
+    pub spelled: Option<Spelled>,
 }
 
 /// A kind of norm.
