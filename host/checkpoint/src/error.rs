@@ -223,12 +223,15 @@ pub enum CheckpointError {
         /// How many layers have which scheme.
         schemes: String,
     },
-    /// Tensors whose bytes are not those that were written.
-    #[error("{} of the checkpoint's tensors have changed since they were written", .tensors.0.len())]
+    /// Tensors, files and settings that are not those that were written.
+    #[error(
+        "not as written any more: {} of the checkpoint's tensors, files and settings",
+        .tensors.0.len()
+    )]
     Changed {
         /// The weight file.
         path: PathBuf,
-        /// Their names.
+        /// What they are.
         tensors: Listing,
     },
     /// A checkpoint without digests.
