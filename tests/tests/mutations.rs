@@ -13,6 +13,7 @@ use engraft_tests::{copied, fixtures, plugin};
 use engraft_weights::Effort;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -147,4 +148,63 @@ fn a_tensor_that_was_damaged_is_named() {
     }
     println!("{tried} damages");
     assert!(unnoticed.is_empty(), "of {tried}: {unnoticed:#?}");
+}
+
+/// Another value of the same kind; none of what has parts.
+fn changed(value: &Value) -> Option<Value> {
+    Some(match value {
+        Value::Bool(is) => Value::from(!is),
+        Value::Number(number) => match number.as_u64() {
+            Some(count) => Value::from(2 * count + 1),
+            None => Value::from(number.as_f64()? * 2.0 + 0.5),
+        },
+        Value::String(text) => Value::from(format!("{text}_2")),
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    })
+}
+
+/// Settings that their plugins know and have no use for: how a computation is ordered, how weights
+/// began, what follows from others, what a newer architecture does not look at.
+const OF_NO_USE: [&str; 5] = [
+    "reorder_and_upcast_attn",
+    "final_w_init_variance_scale",
+    "w_init_variance_scale",
+    "qk_head_dim",
+    "multi_query",
+];
+
+/// A setting that is another is refused, or makes another config of the checkpoint, which `diff`
+/// and `verify` name, or is reported as read by nobody; or it is one of those that are known to
+/// say nothing about the arithmetic.
+#[test]
+fn a_setting_that_was_changed_is_not_overlooked() {
+    let mut overlooked = Vec::new();
+    let mut tried = 0;
+    for golden in GOLDENS {
+        let copy = copied(&fixtures().join("golden").join(golden));
+        let model = copy.path();
+        let plugin = Plugin::load(&plugin(model), &Limits::default()).unwrap();
+        let path = model.join("config.json");
+        let settings: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let before = Pipeline::open_with(&plugin, model, None).unwrap();
+        let ignorable: Vec<String> =
+            before.source().ignorable_keys().into_iter().map(str::to_owned).collect();
+        for (key, value) in settings.as_object().unwrap() {
+            let Some(value) = changed(value) else { continue };
+            if ignorable.contains(key) || OF_NO_USE.contains(&key.as_str()) {
+                continue;
+            }
+            tried += 1;
+            let mut settings = settings.clone();
+            settings[key] = value;
+            fs::write(&path, settings.to_string()).unwrap();
+            let Ok(after) = Pipeline::open_with(&plugin, model, None) else { continue };
+            let same = after.config() == before.config();
+            if same && !after.unread().iter().any(|unread| unread.contains(key.as_str())) {
+                overlooked.push(format!("{golden}: {key}"));
+            }
+        }
+    }
+    println!("{tried} settings");
+    assert!(tried > 100 && overlooked.is_empty(), "of {tried}: {overlooked:#?}");
 }
