@@ -347,7 +347,7 @@ fn plugins_that_are_none() {
 }
 
 #[test]
-fn an_interrupt_leaves_nothing_behind() {
+fn an_interrupt_leaves_nothing_but_work_to_go_on_with() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out").to_string_lossy().into_owned();
     let model = prepared("ENGRAFT_SMOLLM2_HF_F32").to_string_lossy().into_owned();
