@@ -221,8 +221,12 @@ fn gguf_keeps_the_rows_of_queries_and_keys_in_pairs() {
             other => panic!("{other:?}"),
         }
     };
-    let undone = |first: Vec<u64>, order: Vec<u32>, last: Vec<u64>| {
-        vec![Step::Reshape(first), Step::Permute(order), Step::Reshape(last)]
+    // All of every axis is taken first: another shape is refused.
+    let undone = |first: Vec<u64>, order: Vec<u32>, last: Vec<u64>| -> Vec<Step> {
+        let all = |(axis, &end): (u32, &u64)| Step::Slice { axis, start: 0, end };
+        let whole = (0..).zip(&last).map(all);
+        let moved = [Step::Reshape(first), Step::Permute(order), Step::Reshape(last.clone())];
+        whole.chain(moved).collect()
     };
     let weight = steps("attention.qkv.weight");
     assert_eq!(weight[0].0, "blk.1.attn_q.weight");
