@@ -200,9 +200,9 @@ pub enum CheckpointError {
         /// One of its tensors.
         name: String,
         /// How many blocks the stage has.
-        share: u64,
+        share: u32,
         /// The number of the first of them in the whole model.
-        first: u64,
+        first: u32,
     },
     /// A checkpoint whose weights are to be quantised by whoever builds it.
     #[error("the checkpoint asks for {algorithm}, but its weights are floating-point numbers yet")]

@@ -4,16 +4,13 @@ use crate::join::supply;
 use crate::read::Files;
 use crate::{CheckpointError, EMBEDDING, HEAD};
 use engraft_files::{FileError, TensorEntry, header, interrupt};
-use engraft_ir::Rank;
-use engraft_weights::{Provider, Supply, WeightError};
+use engraft_ir::{PlaceKind, Rank};
+use engraft_weights::{Provider, Supply, WeightError, block_of, full_name};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-
-/// What the names of a block's tensors begin with, before its number.
-const BLOCKS: &str = "transformer.layers.";
 
 /// An open weight file; names are as it has them, blocks counted from the first of its stage.
 #[derive(Debug)]
@@ -21,7 +18,7 @@ pub(crate) struct RankFile {
     pub(crate) path: PathBuf,
     pub(crate) tensors: BTreeMap<String, TensorEntry>,
     /// The blocks of its stage.
-    pub(crate) blocks: Range<u64>,
+    pub(crate) blocks: Range<u32>,
     file: File,
 }
 
@@ -29,10 +26,6 @@ pub(crate) struct RankFile {
 pub fn weights_file(rank: u32) -> String {
     format!("rank{rank}.safetensors")
 }
-
-/// What a piece of a tensor is held against: the tensor, the number of the piece's first element
-/// in it, and the bytes.
-pub(crate) type Check<'a> = dyn Fn(&TensorEntry, u64, &[u8]) -> Result<(), WeightError> + 'a;
 
 impl RankFile {
     /// Reads the header of a rank's file in `directory`; `blocks` are those of the whole model.
@@ -44,8 +37,7 @@ impl RankFile {
         let path = directory.join(weights_file(rank.number));
         let (file, header) = header::read(&path)?;
         // More blocks than that have no model; the header's names decide in the end.
-        let stage = rank.blocks(u32::try_from(blocks).unwrap_or(u32::MAX));
-        let blocks = u64::from(stage.start)..u64::from(stage.end);
+        let blocks = rank.blocks(u32::try_from(blocks).unwrap_or(u32::MAX));
         let found = RankFile { path, tensors: header.tensors, blocks, file };
         if rank.mapping.is_split() {
             found.check_blocks()?;
@@ -72,7 +64,7 @@ impl RankFile {
     pub(crate) fn global(&self, name: &str) -> String {
         match block_of(name) {
             Some((number, rest)) => {
-                format!("{BLOCKS}{}.{rest}", number.saturating_add(self.blocks.start))
+                full_name(PlaceKind::Block(number.saturating_add(self.blocks.start)), rest)
             }
             None => name.to_owned(),
         }
@@ -107,25 +99,6 @@ impl RankFile {
             at += count as u64;
         }
         Ok(())
-    }
-
-    /// Hands a tensor to `check`, with the number of each piece's first element, and then to
-    /// `sink`.
-    pub(crate) fn stream(
-        &self,
-        name: &str,
-        piece: usize,
-        check: &Check<'_>,
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
-    ) -> Result<(), WeightError> {
-        let entry = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| WeightError::Unknown { parameter: name.to_owned() })?;
-        self.pieces(entry, piece, |at, bytes| {
-            check(entry, at / entry.dtype.size() as u64, bytes)?;
-            Ok(sink(bytes)?)
-        })
     }
 }
 
@@ -174,18 +147,14 @@ impl Provider for RankTensors<'_> {
     ) -> Result<(), WeightError> {
         let supply = self.supplies.get(name);
         let stored = supply.and_then(|supply| supply.tied.as_deref()).unwrap_or(name);
-        self.file.stream(stored, self.piece, &|_, _, _| Ok(()), sink)
+        let unknown = || WeightError::Unknown { parameter: name.to_owned() };
+        let entry = self.file.tensors.get(stored).ok_or_else(unknown)?;
+        self.file.pieces(entry, self.piece, |_, bytes| Ok(sink(bytes)?))
     }
 }
 
-/// The number of a block's tensor, and its name within the block.
-pub(crate) fn block_of(name: &str) -> Option<(u64, &str)> {
-    let (number, rest) = name.strip_prefix(BLOCKS)?.split_once('.')?;
-    Some((number.parse().ok()?, rest))
-}
-
 /// Where the place of a tensor comes: embedding, blocks, head.
-pub(crate) fn place_rank(name: &str) -> (u8, u64) {
+pub(crate) fn place_rank(name: &str) -> (u8, u32) {
     match block_of(name) {
         Some((number, _)) => (1, number),
         None if name.starts_with("lm_head.") || name.starts_with("transformer.ln_f.") => (2, 0),

@@ -11,7 +11,7 @@ use crate::{
 use engraft_files::FileError;
 use engraft_files::read::{TEXT_LIMIT, whole};
 use engraft_ir::{Mapping, Rank};
-use engraft_weights::{Listing, Provider, Share, Supply, WeightError, finite};
+use engraft_weights::{Listing, Share, Supply};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -33,9 +33,8 @@ pub(crate) struct Files {
     pub(crate) piece: usize,
 }
 
-/// An open checkpoint. One of a single rank is a [`Provider`] by itself: it hands out what is in
-/// the file, bit for bit and in the file's types, and in the order of places. Those of more
-/// are put together by [`Reader::join`].
+/// An open checkpoint. Its parameters are put together by [`Reader::join`]; what one rank's file
+/// holds is [`Reader::rank`]'s.
 pub struct Reader {
     files: Arc<Files>,
     names: Vec<String>,
@@ -82,6 +81,16 @@ impl Reader {
             reader.files.compare_tied(0)?;
         }
         Ok(reader)
+    }
+
+    /// The names of all tensors in the whole model, in the order of places.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// What the first rank that has a tensor says of it.
+    pub fn get(&self, name: &str) -> Option<&Supply> {
+        self.supplies.get(name)
     }
 
     /// Its config.
@@ -141,37 +150,6 @@ impl Reader {
         wholes: &[(String, Vec<u64>)],
     ) -> Result<Joined, CheckpointError> {
         Joined::new(self.files.clone(), shares, wholes, self.files.piece)
-    }
-}
-
-impl Provider for Reader {
-    fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    fn get(&self, name: &str) -> Option<&Supply> {
-        self.supplies.get(name)
-    }
-
-    fn stream(
-        &self,
-        name: &str,
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
-    ) -> Result<(), WeightError> {
-        let [file] = self.files.ranks.as_slice() else {
-            let what = "a checkpoint of several ranks must be joined first".to_owned();
-            return Err(FileError::Misuse { path: self.files.directory.clone(), what }.into());
-        };
-        let supply = self.supplies.get(name);
-        let stored = supply.and_then(|supply| supply.tied.as_deref()).unwrap_or(name);
-        file.stream(
-            stored,
-            self.files.piece,
-            &|entry, first, bytes| {
-                finite(stored, &entry.shape, entry.dtype, first, bytes, &file.path)
-            },
-            sink,
-        )
     }
 }
 

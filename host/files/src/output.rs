@@ -175,7 +175,7 @@ impl OutputDir {
 
 impl Drop for OutputDir {
     fn drop(&mut self) {
-        let kept = self.resumable && interrupt::requested();
+        let kept = self.resumable && interrupt::requested() && self.partial.join(JOURNAL).exists();
         if !self.committed && !kept {
             // Nobody is left to tell; what remains is hidden and carries our name.
             let _ = fs::remove_dir_all(&self.partial);

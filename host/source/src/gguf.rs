@@ -58,6 +58,7 @@ pub(crate) fn open(path: &Path) -> Result<Contents, SourceError> {
         weights: vec![(path.to_owned(), file)],
         files: vec![path.to_owned()],
         is_ignorable: ignorable::gguf,
+        notes: Vec::new(),
     })
 }
 

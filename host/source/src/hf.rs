@@ -59,6 +59,7 @@ pub(crate) fn open_with(
         weights,
         files,
         is_ignorable: ignorable::hugging_face,
+        notes: Vec::new(),
     })
 }
 

@@ -83,7 +83,12 @@ fn contents(
     beside: Beside<'_>,
 ) -> Result<Contents, SourceError> {
     let fault = |fault| SourceError::Jax { path: at.to_owned(), fault };
-    let (dialect, tensors) = tensors(tree, &Arc::new(store)).map_err(fault)?;
+    let names::Parameters { parameters, training } = names::parameters(tree).map_err(fault)?;
+    let notes = match training.is_empty() {
+        true => Vec::new(),
+        false => vec![format!("left out, as a state of training: {}", training.join(", "))],
+    };
+    let (dialect, tensors) = tensors(parameters, &Arc::new(store)).map_err(fault)?;
     let Beside { directory, names, files: weight_files, weights } = beside;
     let config_path = directory.join(hf::CONFIG);
     let config = hf::read_json(&config_path)?;
@@ -103,15 +108,15 @@ fn contents(
         weights,
         files,
         is_ignorable: ignorable::hugging_face,
+        notes,
     })
 }
 
 /// The tensors of a model, and whose names they have.
 fn tensors(
-    tree: Vec<(String, Found)>,
+    parameters: BTreeMap<String, Found>,
     store: &Arc<Store>,
 ) -> Result<(&'static str, BTreeMap<String, TensorInfo>), JaxError> {
-    let parameters = names::parameters(tree)?;
     if parameters.is_empty() {
         return Err(JaxError::Empty(""));
     }

@@ -68,6 +68,7 @@ pub(crate) fn open(directory: &Path, names: &BTreeSet<String>) -> Result<Content
         weights,
         files,
         is_ignorable: ignorable::meta,
+        notes: Vec::new(),
     })
 }
 

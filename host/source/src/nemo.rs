@@ -137,6 +137,7 @@ fn contents(
         weights: vec![(path, file)],
         files,
         is_ignorable: ignorable::nemo,
+        notes: Vec::new(),
     })
 }
 

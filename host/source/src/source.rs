@@ -78,6 +78,8 @@ pub(crate) struct Contents {
     /// Every file that was read.
     pub(crate) files: Vec<PathBuf>,
     pub(crate) is_ignorable: fn(&str) -> bool,
+    /// What of it is left alone, a sentence each.
+    pub(crate) notes: Vec<String>,
 }
 
 /// A model on disk: tensors by name, a config, the texts around it.
@@ -139,6 +141,22 @@ impl Source {
     /// Which of its weights are stored in few bits, and are de-quantised as they are read.
     pub fn packed(&self) -> Option<String> {
         self.packed.as_ref().map(Packed::summary)
+    }
+
+    /// What of it is left alone or missing, and is no error: a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = self.contents.notes.clone();
+        let has_other = self.path.join("tokenizer.model").exists();
+        if !self.contents.text_files.contains_key("tokenizer.json")
+            && (has_other || self.dialect() != "hugging-face")
+        {
+            let what = if has_other { ", and tokenizer.model is not read" } else { "" };
+            notes.push(format!(
+                "there is no tokenizer.json{what}: put one beside the weights, or run the engine \
+                 with --input_ids and --output_ids alone"
+            ));
+        }
+        notes
     }
 
     /// What names and layouts its tensors have: `hugging-face`, `gguf`, `meta`,

@@ -36,7 +36,9 @@ pub use cut::{Cut, Piece, Share};
 pub use error::{Listing, WeightError};
 pub use execute::{Effort, Job, Outlet, Resume, execute, held, jobs, layout, total};
 pub use finite::finite;
-pub use origin::{Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, full_name};
+pub use origin::{
+    Joint, Origin, OriginError, Parameter, Part, Pile, Precision, Step, block_of, full_name,
+};
 pub use plan::Plan;
 pub use provider::{Provider, Supply};
 pub use trace::trace;

@@ -134,6 +134,12 @@ pub fn full_name(place: PlaceKind, name: &str) -> String {
     }
 }
 
+/// The number of a block and what its parameter is called within it, of a [`full_name`].
+pub fn block_of(name: &str) -> Option<(u32, &str)> {
+    let (number, rest) = name.strip_prefix("transformer.layers.")?.split_once('.')?;
+    Some((number.parse().ok()?, rest))
+}
+
 /// An origin that contradicts itself, whatever the source holds.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginError {
@@ -319,6 +325,8 @@ mod tests {
             full_name(PlaceKind::Block(3), "mlp.fc.weight"),
             "transformer.layers.3.mlp.fc.weight"
         );
+        assert_eq!(block_of("transformer.layers.3.mlp.fc.weight"), Some((3, "mlp.fc.weight")));
+        assert_eq!(block_of("transformer.ln_f.weight"), None);
         assert_eq!(full_name(PlaceKind::Head, "ln_f.weight"), "transformer.ln_f.weight");
         assert_eq!(full_name(PlaceKind::Head, "lm_head.weight"), "lm_head.weight");
         assert_eq!(

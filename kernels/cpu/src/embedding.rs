@@ -55,6 +55,9 @@ pub(crate) unsafe fn positions(
 }
 
 /// One row of a table, `n` wide; zeros where another part of the table has it.
+///
+/// # Safety
+/// `to` has room for `n` numbers that nobody else touches.
 unsafe fn widen(isa: Isa, table: Table<'_>, row: usize, to: *mut f32, n: usize) {
     let Table { weights, first } = table;
     let row = match first {

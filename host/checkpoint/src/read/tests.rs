@@ -4,7 +4,7 @@ use super::*;
 use crate::{WEIGHTS_FILE, write};
 use engraft_diagnostic::{Diagnostic, Fault};
 use engraft_ir::{Axis, DType, Meaning};
-use engraft_weights::{Cut, Effort, Share};
+use engraft_weights::{Cut, Effort, Provider, Share, WeightError};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
 
@@ -143,10 +143,13 @@ fn what_is_written_reads_back_bit_for_bit_and_in_the_order_of_places() {
     let mut reader = Reader::open(directory.path()).unwrap();
     assert_eq!(reader.names(), model.names());
     assert_eq!(*reader.config(), tied());
+    let shape = |name: &String| (name.clone(), model.get(name).unwrap().shape());
+    let wholes: Vec<_> = model.names().iter().map(shape).collect();
     for piece in [8, 16, PIECE] {
         Arc::get_mut(&mut reader.files).unwrap().piece = piece;
+        let joined = expect(&reader, &wholes).unwrap();
         for name in model.names() {
-            assert_eq!(stream(&reader, name).unwrap(), model.bytes[name], "{name}");
+            assert_eq!(stream(&joined, name).unwrap(), model.bytes[name], "{name}");
             assert_eq!(reader.get(name), model.get(name));
         }
     }
@@ -155,7 +158,8 @@ fn what_is_written_reads_back_bit_for_bit_and_in_the_order_of_places() {
     assert_eq!(reader.digests()[0].len(), 6);
     let verified = reader.verify(&|done, total| assert!(done <= total)).unwrap();
     assert_eq!((verified.len(), verified[0].tensors), (1, 6));
-    assert!(matches!(stream(&reader, "x"), Err(WeightError::Unknown { .. })));
+    let joined = expect(&reader, &wholes).unwrap();
+    assert!(matches!(stream(&joined, "x"), Err(WeightError::Unknown { .. })));
 }
 
 #[test]
@@ -220,10 +224,10 @@ fn a_tied_head_may_be_absent_or_the_embedding_but_nothing_else() {
         let reader = Reader::open(directory.path()).unwrap();
         assert_eq!(reader.names(), [EMBEDDING, HEAD]);
         assert_eq!(reader.get(HEAD).unwrap().tied.as_deref(), Some(EMBEDDING));
-        assert_eq!(stream(&reader, HEAD).unwrap(), stream(&reader, EMBEDDING).unwrap());
         let shape = vec![4, 2];
         let expected = [(EMBEDDING.to_owned(), shape.clone()), (HEAD.to_owned(), shape)];
-        assert!(expect(&reader, &expected).is_ok());
+        let joined = expect(&reader, &expected).unwrap();
+        assert_eq!(stream(&joined, HEAD).unwrap(), stream(&joined, EMBEDDING).unwrap());
     }
     let mut other = table.clone();
     other[5] = -1.0;
@@ -269,7 +273,8 @@ fn a_foreign_checkpoint_has_no_provenance_and_its_nans_are_found() {
     assert!(matches!(reader.verify(&|_, _| ()), Err(CheckpointError::NoDigests { .. })));
     for piece in [8, PIECE] {
         Arc::get_mut(&mut reader.files).unwrap().piece = piece;
-        let error = stream(&reader, EMBEDDING).unwrap_err();
+        let joined = expect(&reader, &[(EMBEDDING.to_owned(), vec![4, 3])]).unwrap();
+        let error = stream(&joined, EMBEDDING).unwrap_err();
         assert_eq!(error.to_string(), format!("`{EMBEDDING}`[2, 1] is NaN"));
         assert!(error.location().unwrap().ends_with(WEIGHTS_FILE));
     }

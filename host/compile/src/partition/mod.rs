@@ -32,9 +32,9 @@ use engraft_ir::{
     DType, Graph, Meaning, Node, Op, Place, PlaceKind, Rank, Rotary, TypeError, Value, Weight,
     WeightData, verify,
 };
-use engraft_weights::{Cut, Piece, Share};
+use engraft_weights::{Cut, Piece, Share, block_of, full_name};
 use spread::{Run, Spread, Way, cut_axis, pieces};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What can be chosen about a partition, besides the mapping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,6 +191,8 @@ struct Partitioner<'a> {
     rotaries: SecondaryMap<Rotary, Option<Rotary>>,
     shares: Vec<Share>,
     stored: Vec<Share>,
+    /// The weights that are stored already; two operations may use one.
+    in_file: BTreeSet<Weight>,
 }
 
 type Result<T, E = CompileError> = std::result::Result<T, E>;
@@ -212,6 +214,7 @@ impl<'a> Partitioner<'a> {
             rotaries: SecondaryMap::new(),
             shares: Vec::new(),
             stored: Vec::new(),
+            in_file: BTreeSet::new(),
         }
     }
 
@@ -446,8 +449,8 @@ impl<'a> Partitioner<'a> {
         for (axis, pieces) in cuts {
             cut.axes[*axis].clone_from(pieces);
         }
-        let share = self.named(data, cut.clone());
-        if !self.stored.iter().rev().take(64).any(|known| known.name == share.name) {
+        if self.in_file.insert(weight) {
+            let share = self.named(data, cut.clone());
             self.stored.push(share);
         }
         cut
@@ -459,11 +462,9 @@ impl<'a> Partitioner<'a> {
 
     /// The name in the rank's file: blocks count from the stage's first.
     fn local_name(&self, name: &str) -> String {
-        const BLOCKS: &str = "transformer.layers.";
-        let block = name.strip_prefix(BLOCKS).and_then(|rest| rest.split_once('.'));
-        let block = block.and_then(|(number, rest)| Some((number.parse::<u32>().ok()?, rest)));
-        match block.and_then(|(number, rest)| Some((number.checked_sub(self.first)?, rest))) {
-            Some((number, rest)) => format!("{BLOCKS}{number}.{rest}"),
+        let here = |(number, rest): (u32, _)| Some((number.checked_sub(self.first)?, rest));
+        match block_of(name).and_then(here) {
+            Some((number, rest)) => full_name(PlaceKind::Block(number), rest),
             None => name.to_owned(),
         }
     }

@@ -6,7 +6,7 @@
 //! trees, which have none, keep their names but for levels that say nothing; what these mean is the
 //! plugin's to say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::JaxError;
 
@@ -30,9 +30,17 @@ pub(crate) fn dotted(path: &str) -> String {
     levels.join(".")
 }
 
-/// The arrays that are parameters of the model, by what they are called below `params`.
-pub(crate) fn parameters<T>(tree: Vec<(String, T)>) -> Result<BTreeMap<String, T>, JaxError> {
-    let mut all = BTreeMap::new();
+/// What a tree of arrays holds.
+pub(crate) struct Parameters<T> {
+    /// The parameters of the model, by what they are called below `params`.
+    pub(crate) parameters: BTreeMap<String, T>,
+    /// The branches that are left out as a state of training.
+    pub(crate) training: Vec<String>,
+}
+
+/// Tells the parameters of a model from what training keeps beside them.
+pub(crate) fn parameters<T>(tree: Vec<(String, T)>) -> Result<Parameters<T>, JaxError> {
+    let (mut all, mut training) = (BTreeMap::new(), BTreeSet::new());
     for (path, array) in tree {
         let name = dotted(&path);
         if all.insert(name.clone(), array).is_some() {
@@ -44,16 +52,17 @@ pub(crate) fn parameters<T>(tree: Vec<(String, T)>) -> Result<BTreeMap<String, T
         if !all.keys().any(|name| name.starts_with(branch)) {
             continue;
         }
-        let training = |name: &str| {
-            let top = name.split('.').next().unwrap_or_default();
-            TRAINING.contains(&top)
-        };
         let mut below = BTreeMap::new();
         for (name, array) in std::mem::take(&mut all) {
             let name = match name.strip_prefix(branch) {
                 Some(rest) => rest.to_owned(),
-                None if training(&name) => continue,
-                None => name,
+                None => match name.split('.').next() {
+                    Some(top) if TRAINING.contains(&top) => {
+                        training.insert(top.to_owned());
+                        continue;
+                    }
+                    _ => name,
+                },
             };
             if below.insert(name.clone(), array).is_some() {
                 return Err(JaxError::Twice(name));
@@ -61,7 +70,7 @@ pub(crate) fn parameters<T>(tree: Vec<(String, T)>) -> Result<BTreeMap<String, T
         }
         all = below;
     }
-    Ok(all)
+    Ok(Parameters { parameters: all, training: training.into_iter().collect() })
 }
 
 /// Whose names these are.
@@ -115,7 +124,7 @@ mod tests {
 
     fn names(paths: &[&str]) -> Result<Vec<String>, JaxError> {
         let tree = paths.iter().map(|path| ((*path).to_owned(), ())).collect();
-        Ok(parameters(tree)?.into_keys().collect())
+        Ok(parameters(tree)?.parameters.into_keys().collect())
     }
 
     #[test]
@@ -130,6 +139,8 @@ mod tests {
         );
         let state = ["step", "opt_state.0.mu.params.a", "params.transformer/layer_0.w", "other"];
         assert_eq!(names(&state).unwrap(), ["other", "transformer.layer_0.w"]);
+        let tree = state.map(|path| (path.to_owned(), ())).to_vec();
+        assert_eq!(parameters(tree).unwrap().training, ["opt_state", "step"]);
         assert_eq!(names(&["target.a.w", "state.step"]).unwrap(), ["a.w"]);
         assert_eq!(names(&["a.kernel.value", "value"]).unwrap(), ["a.kernel", "value"]);
         assert_eq!(names(&["a/b", "a.b"]), Err(JaxError::Twice("a.b".into())));
