@@ -124,7 +124,7 @@ impl ModelArgs {
             parallel_embedding: self.ranks.parallel_embedding(),
             lora: self.lora_dir.clone(),
         })?;
-        output::notes(pipeline.source().notes().iter().map(String::as_str));
+        crate::output::notes(pipeline.source().notes().iter().map(String::as_str));
         for key in pipeline.unread() {
             legacy::say(&format!("warning: config key `{}` is read by nobody", escape(key)));
         }

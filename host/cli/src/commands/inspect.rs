@@ -11,7 +11,6 @@ use engraft_engine::{Engine, format::ENGINE_FILE};
 use engraft_ir::{Graph, display_axes};
 use engraft_plugin::{Limits, Plugin};
 use engraft_source::Source;
-use engraft_weights::Provider;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -97,7 +97,7 @@ fn end(others: &mut Vec<Other>, exchange: &Exchange) {
     if others.is_empty() {
         return;
     }
-    exchange.fail(0);
+    exchange.close();
     others.iter_mut().for_each(|other| other.orders = None);
     for thread in others.drain(..).filter_map(|other| other.thread) {
         // A panic has told its story and was reported where it mattered.

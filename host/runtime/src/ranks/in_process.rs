@@ -1,8 +1,9 @@
 //! Ranks as threads of one process: messages are copied from the sender's memory to the
 //! receiver's, by way of the receiver's box.
 //!
-//! Where a rank fails, it says so once, and every rank that waits, or ever will, is told: nobody
-//! waits for what does not come.
+//! Where a rank fails, it says so once, and every rank that waits for it, or ever will, fails in
+//! turn: nobody waits for what does not come. Who waits for another rank gets what that one still
+//! sends, so that what all ranks fail at, each fails at by itself, whoever is the first.
 
 use super::Communicator;
 use crate::error::RuntimeError;
@@ -34,15 +35,17 @@ struct Mail {
     /// Of each rank, what it sent, the oldest first.
     from: Vec<VecDeque<Vec<f32>>>,
     spare: Vec<Vec<f32>>,
-    failed: Option<u32>,
+    /// Of each rank, whether it has failed.
+    failed: Vec<bool>,
 }
 
 impl Exchange {
     /// For so many ranks.
     pub(crate) fn new(ranks: u32) -> Arc<Exchange> {
         let queues = || (0..ranks).map(|_| VecDeque::new()).collect();
+        let failed = vec![false; ranks as usize];
         let inbox = |_| Inbox {
-            mail: Mutex::new(Mail { from: queues(), ..Mail::default() }),
+            mail: Mutex::new(Mail { from: queues(), failed: failed.clone(), ..Mail::default() }),
             changes: AtomicUsize::new(0),
             changed: Condvar::new(),
         };
@@ -54,11 +57,20 @@ impl Exchange {
         Box::new(Line { exchange: self.clone(), rank })
     }
 
-    /// Says that a rank failed; the first to say so counts.
+    /// Says that a rank failed.
     pub(crate) fn fail(&self, rank: u32) {
+        self.tell(|failed| failed[rank as usize] = true);
+    }
+
+    /// Ends every wait: no rank sends any more.
+    pub(crate) fn close(&self) {
+        self.tell(|failed| failed.fill(true));
+    }
+
+    fn tell(&self, what: impl Fn(&mut [bool])) {
         for inbox in &self.boxes {
             let mut mail = inbox.lock();
-            mail.failed = mail.failed.or(Some(rank));
+            what(&mut mail.failed);
             inbox.notify(mail);
         }
     }
@@ -90,12 +102,12 @@ impl Inbox {
         let mut mail = self.lock();
         let mut looks = 0;
         loop {
-            // What was sent before is received: what all ranks fail at, each fails at by itself.
+            // What was sent before is received.
             if let Some(message) = mail.from[from as usize].pop_front() {
                 return Ok(message);
             }
-            if let Some(rank) = mail.failed {
-                return Err(RuntimeError::RankFailed { rank });
+            if mail.failed[from as usize] {
+                return Err(RuntimeError::RankFailed { rank: from });
             }
             let seen = self.changes.load(Ordering::Acquire);
             if looks < LOOKS {
