@@ -6,7 +6,7 @@
 //! - Token ids, gathered rows, caches, pages and rotary positions exist.
 //! - Spans cover rows of the batch, no row twice, and no page is written by two of them.
 
-use crate::{AttentionOptions, KvCache, Rows, Span, Step, Weights, attention, linear};
+use crate::{AttentionOptions, Grid, KvCache, Rows, Span, Step, Weights, attention, linear};
 
 /// Checks all steps; returns the floats of scratch that each thread needs.
 ///
@@ -186,6 +186,12 @@ fn step_needs(arena: usize, caches: &[KvCache], step: &Step<'_>) -> Checked<usiz
             let matrices = [input, input_gate, recurrent_gate, states, output];
             mixture::recur(arena, matrices, rates, spans, slots)?;
         }
+        Step::RoundInputs { input, scales, grid, output } => {
+            elementwise(arena, &[input], output)?;
+            shape("scales", scales.map_or(input.width, <[f32]>::len), input.width)?;
+            let scale = grid.and_then(Grid::scale);
+            ensure!(scale.is_none_or(bounds), "a grid with a scale of {scale:?}");
+        }
         Step::Scale { input, output, .. } => elementwise(arena, &[input], output)?,
         Step::Softcap { input, bound, output } => {
             elementwise(arena, &[input], output)?;
@@ -248,7 +254,15 @@ fn same_or_apart(output: Rows, others: &[Rows]) -> Checked {
 fn elements(weights: Weights<'_>, n: usize, k: usize) -> Checked {
     let fits = n.checked_mul(k) == Some(weights.len());
     ensure!(fits, "{} weights where {n} times {k} are expected", weights.len());
-    Ok(())
+    rows_of(weights, k)
+}
+
+/// Codes have rows of their own.
+fn rows_of(weights: Weights<'_>, k: usize) -> Checked {
+    match weights {
+        Weights::Coded(coded) => shape("inputs of a row of codes", coded.columns(), k),
+        _ => Ok(()),
+    }
 }
 
 fn indices(what: &str, indices: &[u32], count: usize) -> Checked {
@@ -284,6 +298,7 @@ fn positions(spans: &[Span<'_>], count: usize) -> Checked {
 fn table_rows(table: Weights<'_>, width: usize) -> Checked<usize> {
     let rows = table.len() / width;
     shape("table elements", table.len(), rows * width)?;
+    rows_of(table, width)?;
     Ok(rows)
 }
 
@@ -306,7 +321,7 @@ fn head_of(matrix: Rows, heads: usize) -> Checked<usize> {
     Ok(matrix.width / heads)
 }
 
-/// Whether a softcap's bound is one.
+/// Whether a softcap's bound or a grid's scale is one.
 fn bounds(bound: f32) -> bool {
     bound > 0.0 && bound.is_finite()
 }
@@ -368,6 +383,8 @@ mod tests {
             let (norm, gain) = (Norm::Rms, &floats[..gains]);
             Step::HeadNorm { input: a, norm, gain, head_width, epsilon: 0.0, output: b }
         };
+        let round =
+            |scales, grid| Step::RoundInputs { input: a, scales, grid: Some(grid), output: b };
         let spans = [7, usize::MAX].map(|position| [Span { rows: 4, position, ..Span::default() }]);
         let positions = |spans| Step::Positions { table: weights, first: None, spans, output: b };
         for (step, reason) in [
@@ -454,6 +471,8 @@ mod tests {
                 Step::Clamp { input: a, low: 1.0, high: f32::NAN, output: b },
                 "a clamp between 1 and NaN",
             ),
+            (round(Some(&floats[..9]), Grid::Fp8 { scale: None }), "scales: 9 where 10"),
+            (round(None, Grid::Int8 { scale: Some(0.0) }), "a grid with a scale of Some(0.0)"),
             (Step::Scale { input: a, factor: 1.0, output: Rows::dense(0, 4, 9) }, "width: 9"),
             (Step::Add { left: a, right: Rows::dense(40, 5, 8), output: b }, "rows: 4 where 5"),
         ] {

@@ -1,9 +1,9 @@
-//! Halves widened to `f32`, exactly.
+//! Weights as `f32`.
 
 use crate::Weights;
 use half::{bf16, f16};
 
-/// Widens weights.
+/// What weights are: halves widened exactly, codes by their scales.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -19,6 +19,13 @@ pub fn to_f32(weights: Weights<'_>, output: &mut [f32]) {
         Weights::BF16(bits) => {
             for (float, &bits) in output.iter_mut().zip(bits) {
                 *float = bf16::from_bits(bits).to_f32();
+            }
+        }
+        Weights::Coded(coded) => {
+            for (row, floats) in output.chunks_exact_mut(coded.columns()).enumerate() {
+                for (input, float) in floats.iter_mut().enumerate() {
+                    *float = coded.weight(row, input);
+                }
             }
         }
     }

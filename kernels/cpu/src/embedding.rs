@@ -5,11 +5,11 @@
 use crate::{
     Isa, Span, Team, Weights,
     cache::RowWalk,
+    columns::{Columns, walk, with_columns},
     isa::Kernel,
-    lanes::{Element, LANES, Lanes},
+    lanes::Lanes,
     rows::View,
 };
-use half::{bf16, f16};
 
 /// A table, or the rows of a larger one from `first` on.
 #[derive(Clone, Copy)]
@@ -69,14 +69,8 @@ unsafe fn widen(isa: Isa, table: Table<'_>, row: usize, to: *mut f32, n: usize) 
             return;
         }
     };
-    // SAFETY: the part is `n` long, and so is the row of the output.
-    unsafe {
-        match weights.part(row * n..(row + 1) * n) {
-            Weights::F32(table) => isa.run(Widen { from: table.as_ptr(), to, n }),
-            Weights::F16(bits) => isa.run(Widen { from: bits.as_ptr().cast::<f16>(), to, n }),
-            Weights::BF16(bits) => isa.run(Widen { from: bits.as_ptr().cast::<bf16>(), to, n }),
-        }
-    }
+    // SAFETY: the row is `n` long, and so is that of the output.
+    unsafe { with_columns!(weights, n, |table| isa.run(Widen { table, row, to, n })) }
 }
 
 /// `output[r] = input[rows[r]]`; threads share the rows.
@@ -94,23 +88,24 @@ pub(crate) unsafe fn gather(input: View, rows: &[u32], output: View, team: &Team
 }
 
 /// Widens a row.
-struct Widen<E> {
-    from: *const E,
+struct Widen<W> {
+    table: W,
+    row: usize,
     to: *mut f32,
     n: usize,
 }
 
-impl<E: Element> Kernel for Widen<E> {
+impl<W: Columns> Kernel for Widen<W> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let mut i = 0;
-        while i < self.n {
-            let n = (self.n - i).min(LANES);
-            // SAFETY: both have `n` elements from `i` on.
-            unsafe { E::load_part::<L>(self.from.add(i), n).store_part(self.to.add(i), n) };
-            i += LANES;
+        let Widen { table, row, to, n } = self;
+        // SAFETY: both have `n` elements.
+        unsafe {
+            walk!(<L, 1>, table, row, 0, n, |i, part, w| {
+                w[0].store_part(to.add(i), part);
+            });
         }
     }
 }

@@ -60,6 +60,11 @@ element!(half::bf16, load_bf16, load_bf16_part);
 /// pointers need sixteen elements there, or `n <= 16` for those that end in `_part`; of the
 /// rest, `_part` reads zeros and writes nothing.
 pub(crate) trait Lanes: Copy {
+    /// Sixteen bytes.
+    type Bytes: Copy;
+    /// What codes of four bits mean.
+    type Nibbles: Copy;
+
     /// Rows of a tile of `linear` that fit in the registers, of [`Lanes::TILE_COLUMNS`] each.
     const TILE_ROWS: usize;
     /// Columns of a tile of `linear`: 4 or 1.
@@ -84,6 +89,24 @@ pub(crate) trait Lanes: Copy {
     unsafe fn load_bf16(from: *const u16) -> Self;
     /// Reads the first `n` upper halves of floats.
     unsafe fn load_bf16_part(from: *const u16, n: usize) -> Self;
+    /// Of `n` floats from `from` on, those that sixteen numbers say.
+    unsafe fn look_up(from: *const f32, n: usize, numbers: *const i32) -> Self;
+    /// The same of whole numbers.
+    unsafe fn look_up_i16(from: *const i16, n: usize, numbers: *const i32) -> Self;
+    /// Reads bytes.
+    unsafe fn bytes(from: *const u8) -> Self::Bytes;
+    /// Reads the first `n` bytes.
+    unsafe fn bytes_part(from: *const u8, n: usize) -> Self::Bytes;
+    /// Bytes as numbers from -128 to 127.
+    unsafe fn from_i8(bytes: Self::Bytes) -> Self;
+    /// Bytes as floats of eight bits, 2⁸ times smaller.
+    unsafe fn from_fp8(bytes: Self::Bytes) -> Self;
+    /// Codes from -8 to 7 that mean `(code - zero) · scale`, where `zero` is one of 16 bits.
+    unsafe fn nibbles(zero: f32, scale: f32) -> Self::Nibbles;
+    /// What the low halves of bytes mean.
+    unsafe fn low(bytes: Self::Bytes, meaning: Self::Nibbles) -> Self;
+    /// What the high halves of bytes mean.
+    unsafe fn high(bytes: Self::Bytes, meaning: Self::Nibbles) -> Self;
     /// Writes.
     unsafe fn store(self, to: *mut f32);
     /// Writes the first `n`.
@@ -106,6 +129,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn sqrt(self) -> Self;
     /// `|self|`
     unsafe fn abs(self) -> Self;
+    /// The greatest power of two up to `|self|`, or 0 below the smallest normal; `self` is finite.
+    unsafe fn power(self) -> Self;
     /// `self >= 0 ? yes : no`, so `no` for NaN.
     unsafe fn if_not_negative(self, yes: Self, no: Self) -> Self;
     /// `self · 2^n`, where `power` is `n` + [`ROUNDER`] and `-150 <= n <= 129`; in two
@@ -119,4 +144,15 @@ pub(crate) trait Lanes: Copy {
     unsafe fn greatest(self) -> f32;
     /// Asks for the memory there to be brought near. Any address will do.
     unsafe fn prefetch(address: *const u8);
+
+    /// The first `n`, and zeros.
+    #[inline(always)]
+    unsafe fn only(self, n: usize) -> Self {
+        let mut all = [0.0; LANES];
+        // SAFETY: there is room for sixteen.
+        unsafe {
+            self.store(all.as_mut_ptr());
+            Self::load_part(all.as_ptr(), n)
+        }
+    }
 }

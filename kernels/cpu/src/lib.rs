@@ -10,7 +10,8 @@
 //!   lanes over the index in steps of sixteen, then one tree over the lanes.
 //! - **Every instruction set gives the same bits** ([`Isa`]): all work is written once over the
 //!   sixteen lanes, and multiply-add rounds once everywhere.
-//! - Activations stay `f32`; weights are widened exactly.
+//! - Activations stay `f32`; halves are widened exactly, and codes ([`Coded`]) give the bits of
+//!   the floats that they mean.
 //!
 //! This crate knows no other room.
 
@@ -20,10 +21,13 @@ pub mod bandwidth;
 mod barrier;
 mod cache;
 mod check;
+mod coded;
+mod columns;
 pub mod convert;
 mod elementwise;
 mod embedding;
 mod exp;
+pub mod fp8;
 mod heads;
 mod isa;
 mod lanes;
@@ -34,6 +38,7 @@ mod pool;
 mod program;
 mod recurrent;
 mod rope;
+mod rounding;
 mod routing;
 mod rows;
 #[cfg(test)]
@@ -43,6 +48,7 @@ mod weights;
 pub use arena::Arena;
 pub use attention::AttentionOptions;
 pub use cache::{KvCache, Span};
+pub use coded::{CodeKind, Coded, Codes, Grouping, Misfit};
 pub use elementwise::{Activation, Gating};
 pub use isa::{Isa, UnknownIsa};
 pub use mixture::{Experts, workspace};
@@ -51,6 +57,7 @@ pub use pool::{Pool, Team, split_range};
 pub use program::{Executor, Step};
 pub use recurrent::convolution_state;
 pub use rope::RopeTable;
+pub use rounding::Grid;
 pub use routing::{Routing, RoutingGroups};
 pub use rows::Rows;
 pub use weights::{WeightKind, Weights};

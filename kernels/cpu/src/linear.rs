@@ -10,9 +10,9 @@
 #![allow(unsafe_code, reason = "threads write disjoint columns of one arena")]
 #![allow(clippy::needless_range_loop, reason = "several arrays by one index, all unrolled")]
 
-use crate::lanes::{Element, LANES, Lanes};
+use crate::columns::{Columns, Floats, walk, with_columns};
+use crate::lanes::{LANES, Lanes};
 use crate::{Isa, Team, Weights, isa::Kernel, rows::View};
-use half::{bf16, f16};
 use std::ops::Range;
 
 /// Floats of a panel: half of a small second-level cache.
@@ -70,22 +70,44 @@ pub(crate) unsafe fn columns(
     if columns.is_empty() {
         return;
     }
-    // SAFETY: as promised by the caller; halves are transparent.
-    unsafe {
-        match weights {
-            Weights::F32(table) => {
-                let weights = table.as_ptr();
-                isa.run(Linear { input, weights, bias, output, columns, scratch });
-            }
-            Weights::F16(bits) => {
-                let weights = bits.as_ptr().cast::<f16>();
-                isa.run(Linear { input, weights, bias, output, columns, scratch });
-            }
-            Weights::BF16(bits) => {
-                let weights = bits.as_ptr().cast::<bf16>();
-                isa.run(Linear { input, weights, bias, output, columns, scratch });
-            }
+    if let Weights::Coded(coded) = weights
+        && coded.splits_pair(columns.start)
+    {
+        // Tiles of several columns begin with the first of a pair.
+        let first = columns.start;
+        // SAFETY: as promised by the caller.
+        unsafe {
+            alone(isa, input, weights, bias, output, first..first + 1, scratch);
+            return alone(isa, input, weights, bias, output, first + 1..columns.end, scratch);
         }
+    }
+    // SAFETY: as promised by the caller.
+    unsafe { alone(isa, input, weights, bias, output, columns, scratch) }
+}
+
+/// The same, where a tile may begin with the first of the columns.
+///
+/// # Safety
+/// As of [`linear`].
+unsafe fn alone(
+    isa: Isa,
+    input: View,
+    weights: Weights<'_>,
+    bias: Option<&[f32]>,
+    output: View,
+    columns: Range<usize>,
+    scratch: &mut [f32],
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        with_columns!(weights, input.width, |weights| isa.run(Linear {
+            input,
+            weights,
+            bias,
+            output,
+            columns,
+            scratch
+        }))
     }
 }
 
@@ -97,22 +119,23 @@ pub(crate) unsafe fn columns(
 pub(crate) unsafe fn products<L: Lanes>(input: View, weights: *const f32, output: View) {
     debug_assert!(input.rows < PANEL_ROWS);
     let columns = 0..output.width;
+    let weights = Floats { first: weights, k: input.width };
     let products = Linear { input, weights, bias: None, output, columns, scratch: &mut [] };
     // SAFETY: as promised by the caller; rows so few need no scratch.
     unsafe { products.run::<L>() }
 }
 
 /// One thread's columns.
-struct Linear<'a, E> {
+struct Linear<'a, W> {
     input: View,
-    weights: *const E,
+    weights: W,
     bias: Option<&'a [f32]>,
     output: View,
     columns: Range<usize>,
     scratch: &'a mut [f32],
 }
 
-impl<E: Element> Kernel for Linear<'_, E> {
+impl<W: Columns> Kernel for Linear<'_, W> {
     type Output = ();
 
     #[inline(always)]
@@ -139,17 +162,15 @@ impl<E: Element> Kernel for Linear<'_, E> {
     }
 }
 
-impl<E: Element> Linear<'_, E> {
+impl<W: Columns> Linear<'_, W> {
     /// Weights read where they lie, `C` columns at a time.
     #[inline(always)]
     unsafe fn direct<L: Lanes, const C: usize>(&self) {
-        let k = self.input.width;
         let Range { start: mut column, end } = self.columns;
         // SAFETY: the columns are in the weights.
         unsafe {
             while column + C <= end {
-                let weights = Direct::<E, C> { first: self.weights.add(column * k), k };
-                self.rows::<L, _, C>(&weights, column);
+                self.rows::<L, C>(column);
                 column += C;
             }
             self.rest::<L>(column);
@@ -174,8 +195,8 @@ impl<E: Element> Linear<'_, E> {
             for start in self.columns.clone().step_by(panel) {
                 let end = (start + panel).min(whole);
                 for column in (start..end).step_by(C) {
-                    let weights = self.weights.add(column * k);
-                    widen::<L, E, C>(weights, k, widened.add((column - start) * padded));
+                    let to = widened.add((column - start) * padded);
+                    widen::<L, W, C>(self.weights, column, k, to);
                 }
                 let mut row = 0;
                 while row < self.input.rows {
@@ -186,7 +207,7 @@ impl<E: Element> Linear<'_, E> {
                             let first = widened.add((column - start) * padded);
                             let lanes = lanes.add((column - start) * waiting);
                             let place = Place { row, column, from, to, lanes };
-                            self.tiles::<L, _, C>(&Panel::<C> { first }, place, rows);
+                            self.tiles::<L, _, C>(Panel { first }, place, rows);
                         }
                     }
                     row += rows;
@@ -199,19 +220,15 @@ impl<E: Element> Linear<'_, E> {
     /// Columns that fill no tile.
     #[inline(always)]
     unsafe fn rest<L: Lanes>(&self, first: usize) {
-        let k = self.input.width;
         for column in first..self.columns.end {
             // SAFETY: the columns are in the weights.
-            unsafe {
-                let weights = Direct::<E, 1> { first: self.weights.add(column * k), k };
-                self.rows::<L, _, 1>(&weights, column);
-            }
+            unsafe { self.rows::<L, 1>(column) }
         }
     }
 
-    /// All rows of some columns.
+    /// All rows of some columns, read where they lie.
     #[inline(always)]
-    unsafe fn rows<L: Lanes, W: Columns, const C: usize>(&self, weights: &W, column: usize) {
+    unsafe fn rows<L: Lanes, const C: usize>(&self, column: usize) {
         let mut row = 0;
         while row < self.input.rows {
             let rows = share(self.input.rows - row, L::TILE_ROWS);
@@ -219,7 +236,7 @@ impl<E: Element> Linear<'_, E> {
             unsafe {
                 let (to, lanes) = (self.input.width, std::ptr::null_mut());
                 let place = Place { row, column, from: 0, to, lanes };
-                self.tiles::<L, W, C>(weights, place, rows);
+                self.tiles::<L, W, C>(self.weights, place, rows);
             }
             row += rows;
         }
@@ -227,21 +244,21 @@ impl<E: Element> Linear<'_, E> {
 
     /// Some rows of some columns, by the tile that fits.
     #[inline(always)]
-    unsafe fn tiles<L: Lanes, W: Columns, const C: usize>(
+    unsafe fn tiles<L: Lanes, T: Columns, const C: usize>(
         &self,
-        weights: &W,
+        weights: T,
         place: Place,
         rows: usize,
     ) {
         // SAFETY: as promised to `linear`. Tiles of more rows than there ever are, are not made.
         unsafe {
             match rows {
-                1 => self.tile::<L, W, 1, C>(weights, place),
-                2 => self.tile::<L, W, 2, C>(weights, place),
-                3 if L::TILE_ROWS >= 3 => self.tile::<L, W, 3, C>(weights, place),
-                4 if L::TILE_ROWS >= 4 => self.tile::<L, W, 4, C>(weights, place),
-                5 if L::TILE_ROWS >= 5 => self.tile::<L, W, 5, C>(weights, place),
-                6 if L::TILE_ROWS >= 6 => self.tile::<L, W, 6, C>(weights, place),
+                1 => self.tile::<L, T, 1, C>(weights, place),
+                2 => self.tile::<L, T, 2, C>(weights, place),
+                3 if L::TILE_ROWS >= 3 => self.tile::<L, T, 3, C>(weights, place),
+                4 if L::TILE_ROWS >= 4 => self.tile::<L, T, 4, C>(weights, place),
+                5 if L::TILE_ROWS >= 5 => self.tile::<L, T, 5, C>(weights, place),
+                6 if L::TILE_ROWS >= 6 => self.tile::<L, T, 6, C>(weights, place),
                 _ => unreachable!("a tile of {rows} rows"),
             }
         }
@@ -249,13 +266,12 @@ impl<E: Element> Linear<'_, E> {
 
     /// `R` rows of `C` columns: one accumulator each.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, W: Columns, const R: usize, const C: usize>(
+    unsafe fn tile<L: Lanes, T: Columns, const R: usize, const C: usize>(
         &self,
-        weights: &W,
+        weights: T,
         place: Place,
     ) {
         let Place { row, column, from, to, lanes } = place;
-        let whole = to - to % LANES;
         // SAFETY: rows, columns and `k` elements of each are there; and lanes, unless all of
         // `k` is gone through at once.
         unsafe {
@@ -269,32 +285,15 @@ impl<E: Element> Linear<'_, E> {
                     }
                 }
             }
-            let mut i = from;
-            while i < whole {
-                let mut w = [L::splat(0.0); C];
-                for c in 0..C {
-                    w[c] = weights.load(i, c);
-                }
+            walk!(<L, C>, weights, column, from, to, |i, n, w| {
                 for r in 0..R {
-                    let x = L::load(input.add(r * stride + i));
+                    let x = input.add(r * stride + i);
+                    let x = if n == LANES { L::load(x) } else { L::load_part(x, n) };
                     for c in 0..C {
                         sums[r][c] = x.mul_add(w[c], sums[r][c]);
                     }
                 }
-                i += LANES;
-            }
-            if i < to {
-                let mut w = [L::splat(0.0); C];
-                for c in 0..C {
-                    w[c] = weights.load_part(i, c, to - i);
-                }
-                for r in 0..R {
-                    let x = L::load_part(input.add(r * stride + i), to - i);
-                    for c in 0..C {
-                        sums[r][c] = x.mul_add(w[c], sums[r][c]);
-                    }
-                }
-            }
+            });
             if to < self.input.width {
                 for r in 0..R {
                     for c in 0..C {
@@ -341,72 +340,64 @@ fn share(left: usize, most: usize) -> usize {
     left.div_ceil(left.div_ceil(most))
 }
 
-/// Where a tile's weights come from.
-trait Columns {
-    /// Sixteen elements of column `c` from `i` on.
-    unsafe fn load<L: Lanes>(&self, i: usize, c: usize) -> L;
-    /// The last `n` elements of column `c`, from `i` on.
-    unsafe fn load_part<L: Lanes>(&self, i: usize, c: usize, n: usize) -> L;
+/// Columns of a panel: sixteen elements of each in turn, filled up with zeros. They have no
+/// numbers: the first is that of the tile.
+#[derive(Clone, Copy)]
+struct Panel {
+    first: *const f32,
 }
 
-/// Columns as they lie in the engine: `k` elements each.
-struct Direct<E, const C: usize> {
-    first: *const E,
-    k: usize,
-}
+impl Columns for Panel {
+    type Held<L: Lanes, const C: usize> = ();
 
-impl<E: Element, const C: usize> Columns for Direct<E, C> {
     #[inline(always)]
-    unsafe fn load<L: Lanes>(&self, i: usize, c: usize) -> L {
-        let at = self.first.wrapping_add(c * self.k + i);
-        // SAFETY: as promised by the caller. The next tile is asked for on the way.
+    fn stretch(self) -> usize {
+        usize::MAX
+    }
+
+    #[inline(always)]
+    unsafe fn hold<L: Lanes, const C: usize>(self, _: usize, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes, const C: usize>(self, (): &(), _: usize, i: usize) -> [L; C] {
+        // SAFETY: as promised by the caller.
         unsafe {
-            L::prefetch(at.wrapping_add(C * self.k).cast());
-            E::load(at)
+            let mut weights = [L::splat(0.0); C];
+            for c in 0..C {
+                weights[c] = L::load(self.first.add(i * C + c * LANES));
+            }
+            weights
         }
     }
 
     #[inline(always)]
-    unsafe fn load_part<L: Lanes>(&self, i: usize, c: usize, n: usize) -> L {
-        // SAFETY: as promised by the caller.
-        unsafe { E::load_part(self.first.add(c * self.k + i), n) }
-    }
-}
-
-/// Columns of a panel: sixteen elements of each in turn, filled up with zeros.
-struct Panel<const C: usize> {
-    first: *const f32,
-}
-
-impl<const C: usize> Columns for Panel<C> {
-    #[inline(always)]
-    unsafe fn load<L: Lanes>(&self, i: usize, c: usize) -> L {
-        // SAFETY: as promised by the caller.
-        unsafe { L::load(self.first.add(i * C + c * LANES)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_part<L: Lanes>(&self, i: usize, c: usize, _: usize) -> L {
+    unsafe fn load_part<L: Lanes, const C: usize>(
+        self,
+        (): &(),
+        column: usize,
+        i: usize,
+        _: usize,
+    ) -> [L; C] {
         // SAFETY: the panel is filled up.
-        unsafe { self.load(i, c) }
+        unsafe { self.load(&(), column, i) }
     }
 }
 
 /// Makes `C` columns of a [`Panel`].
 #[inline(always)]
-unsafe fn widen<L: Lanes, E: Element, const C: usize>(weights: *const E, k: usize, to: *mut f32) {
-    let whole = k - k % LANES;
-    for c in 0..C {
-        // SAFETY: `C` columns of `k` elements are there, and room for them.
-        unsafe {
-            let (from, to) = (weights.add(c * k), to.add(c * LANES));
-            for i in (0..whole).step_by(LANES) {
-                E::load::<L>(from.add(i)).store(to.add(i * C));
+unsafe fn widen<L: Lanes, W: Columns, const C: usize>(
+    weights: W,
+    column: usize,
+    k: usize,
+    to: *mut f32,
+) {
+    // SAFETY: `C` columns of `k` elements are there, and room for them.
+    unsafe {
+        walk!(<L, C>, weights, column, 0, k, |i, _n, w| {
+            for c in 0..C {
+                w[c].store(to.add(i * C + c * LANES));
             }
-            if whole < k {
-                E::load_part::<L>(from.add(whole), k - whole).store(to.add(whole * C));
-            }
-        }
+        });
     }
 }
 

@@ -6,14 +6,15 @@
 #![allow(unsafe_code, reason = "threads write disjoint parts of one arena")]
 
 use crate::{
-    Activation, Arena, AttentionOptions, Experts, Isa, KvCache, Norm, Pool, RopeTable, Routing,
-    Rows, Span, Team, Weights, attention, cache::CacheView, check, elementwise, embedding, heads,
-    linear, mixture::Mixture, norm, recurrent, rope, rows::View,
+    Activation, Arena, AttentionOptions, Experts, Grid, Isa, KvCache, Norm, Pool, RopeTable,
+    Routing, Rows, Span, Team, Weights, attention, cache::CacheView, check, elementwise, embedding,
+    heads, linear, mixture::Mixture, norm, recurrent, rope, rounding, rows::View,
 };
 
 /// One kernel call. Matrices are places in the arena; all with a row a token (or a row an
 /// output) unless said otherwise.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a few hundred a pass, each made once and read")]
 pub enum Step<'a> {
     /// Rows of a table: `output[r] = table[tokens[r]]`.
     Embedding {
@@ -269,6 +270,18 @@ pub enum Step<'a> {
         /// `[rows, channels]`; may be one of the operands.
         output: Rows,
     },
+    /// `output = round(input · scales)` to a grid: what goes into a linear whose inputs are
+    /// codes.
+    RoundInputs {
+        /// `[rows, k]`
+        input: Rows,
+        /// `[k]`: what each column is multiplied by first; ones if there are none.
+        scales: Option<&'a [f32]>,
+        /// What is rounded to; nothing if there is none.
+        grid: Option<Grid>,
+        /// `[rows, k]`; may be the input.
+        output: Rows,
+    },
     /// `output = factor · input`
     Scale {
         /// What is scaled.
@@ -506,6 +519,9 @@ impl Shared {
                         rates,
                     };
                     recurrent::recur(isa, recurrence, requests, view(output), team);
+                }
+                Step::RoundInputs { input, scales, grid, output } => {
+                    rounding::round(isa, view(input), scales, grid, view(output), team);
                 }
                 Step::Scale { input, factor, output } => {
                     elementwise::scale(isa, factor, view(input), view(output), team);

@@ -1,6 +1,6 @@
 //! What the kernels' tests share.
 
-use crate::{Executor, Isa, KvCache, Step, WeightKind, Weights};
+use crate::{CodeKind, Coded, Codes, Executor, Grouping, Isa, KvCache, Step, WeightKind, Weights};
 use half::{bf16, f16};
 
 /// Numbers between -1 and 1 that depend on `seed` alone.
@@ -42,6 +42,80 @@ impl Table {
 }
 
 pub(crate) const KINDS: [WeightKind; 3] = [WeightKind::F32, WeightKind::F16, WeightKind::BF16];
+
+/// Codes that [`Weights`] borrow from.
+#[derive(Debug)]
+pub(crate) struct Codebook {
+    kind: CodeKind,
+    codes: Vec<u8>,
+    columns: usize,
+    scales: Vec<f32>,
+    zeros: Option<Vec<i16>>,
+    /// Inputs of a group, or lists of `groups`.
+    inputs: Option<usize>,
+    lists: Option<Vec<i32>>,
+    groups: usize,
+}
+
+impl Codebook {
+    pub(crate) fn weights(&self) -> Weights<'_> {
+        let grouping = match (self.inputs, &self.lists) {
+            (Some(inputs), _) => Grouping::Inputs(inputs),
+            (None, Some(lists)) => Grouping::Listed { groups: self.groups, lists },
+            (None, None) => Grouping::Rows,
+        };
+        let codes = Codes {
+            kind: self.kind,
+            codes: &self.codes,
+            columns: self.columns,
+            scales: &self.scales,
+            zeros: self.zeros.as_deref(),
+            grouping,
+        };
+        Weights::Coded(Coded::new(codes).unwrap())
+    }
+}
+
+/// Codes of every kind, grouping and with or without zeros, for so many rows (an even number) of
+/// `k`, which are several matrices.
+pub(crate) fn codebooks(rows: usize, k: usize, matrices: usize) -> Vec<Codebook> {
+    let mut all = Vec::new();
+    let random = |n: usize, seed: u64| noise(n, seed).into_iter();
+    let each = |inputs: usize| (k.is_multiple_of(inputs)).then_some((Some(inputs), None, 0));
+    let lists = |lists: usize| {
+        let groups = random(lists * k, 22).map(|x| (x * x * 4.99) as i32);
+        Some((None, Some(groups.collect::<Vec<_>>()), 5 * rows))
+    };
+    for kind in [CodeKind::Int4, CodeKind::Int8, CodeKind::Fp8] {
+        let by_rows = [1, matrices, rows].map(|scales| Some((None, None, scales)));
+        let by_inputs = [1, 12, 16, 24, 32, 48].map(each);
+        for form in by_rows.into_iter().chain(by_inputs).chain([lists(1), lists(matrices)]) {
+            let Some((inputs, lists, scales)) = form else { continue };
+            let scales = inputs.map_or(scales, |inputs| rows * k / inputs);
+            for zeros in [false, true] {
+                if zeros && kind == CodeKind::Fp8 {
+                    continue;
+                }
+                let bytes = if kind == CodeKind::Int4 { rows / 2 * k } else { rows * k };
+                let code = |x: f32| match (x * 128.0).floor() as i8 as u8 {
+                    0x7f | 0xff if kind == CodeKind::Fp8 => 0,
+                    byte => byte,
+                };
+                all.push(Codebook {
+                    kind,
+                    codes: random(bytes, 20).map(code).collect(),
+                    columns: k,
+                    scales: random(scales, 21).collect(),
+                    zeros: zeros.then(|| random(scales, 23).map(|x| (x * 99.0) as i16).collect()),
+                    inputs,
+                    lists: lists.clone(),
+                    groups: 5,
+                });
+            }
+        }
+    }
+    all
+}
 
 /// Runs steps over a copy of an arena.
 pub(crate) fn run(

@@ -1,8 +1,9 @@
-//! Weights as they lie in an engine: row-major, widened to `f32` as they are read.
+//! Weights as they lie in an engine: row-major, made `f32` as they are read.
 
+use crate::Coded;
 use std::ops::Range;
 
-/// What one element of a weight is.
+/// What one element of a weight is that is a float by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WeightKind {
     /// IEEE 754 single precision.
@@ -32,6 +33,8 @@ pub enum Weights<'a> {
     F16(&'a [u16]),
     /// Upper halves of single-precision numbers.
     BF16(&'a [u16]),
+    /// Codes of few bits.
+    Coded(Coded<'a>),
 }
 
 impl<'a> Weights<'a> {
@@ -47,20 +50,12 @@ impl<'a> Weights<'a> {
         })
     }
 
-    /// What one element is.
-    pub fn kind(self) -> WeightKind {
-        match self {
-            Weights::F32(_) => WeightKind::F32,
-            Weights::F16(_) => WeightKind::F16,
-            Weights::BF16(_) => WeightKind::BF16,
-        }
-    }
-
     /// How many elements.
     pub fn len(self) -> usize {
         match self {
             Weights::F32(elements) => elements.len(),
             Weights::F16(elements) | Weights::BF16(elements) => elements.len(),
+            Weights::Coded(coded) => coded.rows() * coded.columns(),
         }
     }
 
@@ -69,15 +64,21 @@ impl<'a> Weights<'a> {
         self.len() == 0
     }
 
-    /// Some of the elements.
+    /// Some of the elements; of codes, whole rows.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If there are not so many, or codes are cut within a row.
     pub fn part(self, range: Range<usize>) -> Weights<'a> {
         match self {
             Weights::F32(elements) => Weights::F32(&elements[range]),
             Weights::F16(elements) => Weights::F16(&elements[range]),
             Weights::BF16(elements) => Weights::BF16(&elements[range]),
+            Weights::Coded(coded) => {
+                let k = coded.columns();
+                let rows = range.start.is_multiple_of(k) && range.end.is_multiple_of(k);
+                assert!(rows, "elements {range:?} of rows of {k}");
+                Weights::Coded(coded.part(range.start / k..range.end / k))
+            }
         }
     }
 }

@@ -53,7 +53,48 @@ unsafe fn times_power(value: __m256, power: __m256) -> __m256 {
     }
 }
 
+/// Floats of eight bits as halves that are 2⁸ times smaller: the exponent's bias is 15 instead of
+/// 7. What was NaN gets the exponent that NaN has there.
+#[inline(always)]
+pub(super) unsafe fn fp8_as_f16(bytes: __m128i) -> __m256i {
+    // SAFETY: AVX2, says the caller.
+    unsafe {
+        // The sign comes twice; the second is the exponent's highest bit.
+        let twice = _mm256_slli_epi16::<7>(_mm256_cvtepi8_epi16(bytes));
+        let halves = _mm256_and_si256(twice, _mm256_set1_epi16(0xBF80u16 as i16));
+        // Counting up reaches that bit from NaN only, which is all ones.
+        let next = _mm256_add_epi16(halves, _mm256_set1_epi16(0x80));
+        _mm256_or_si256(halves, _mm256_and_si256(next, _mm256_set1_epi16(0x4000)))
+    }
+}
+
+/// 2²³: added to a whole number from 0 on, it stands in the lowest bits of the float.
+const WHOLE: f32 = 8_388_608.0;
+
+/// What eight codes mean that stand in the lowest four bits of numbers, by (2²³ + 8 + zero, scale).
+#[inline(always)]
+unsafe fn meant(codes: __m256i, (zero, scale): (__m256, __m256)) -> __m256 {
+    // SAFETY: AVX2, says the caller.
+    unsafe {
+        // From -8 to 7 becomes from 0 to 15, and a float.
+        let eight = _mm256_set1_epi32(WHOLE.to_bits() as i32 | 8);
+        let floats = _mm256_castsi256_ps(_mm256_xor_si256(codes, eight));
+        _mm256_mul_ps(_mm256_sub_ps(floats, zero), scale)
+    }
+}
+
+/// Bytes widened.
+#[inline(always)]
+unsafe fn numbers(bytes: __m128i) -> [__m256i; 2] {
+    // SAFETY: AVX2, says the caller.
+    unsafe { [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))] }
+}
+
 impl Lanes for Avx2 {
+    type Bytes = __m128i;
+    /// 2²³ + 8 + zero, and the scale.
+    type Nibbles = (__m256, __m256);
+
     const TILE_ROWS: usize = 6;
     const TILE_COLUMNS: usize = 1;
     const LONE_COLUMNS: usize = 4;
@@ -105,6 +146,86 @@ impl Lanes for Avx2 {
     unsafe fn load_bf16_part(from: *const u16, n: usize) -> Self {
         // SAFETY: `n` halves, says the caller.
         unsafe { Self::load_bf16(padded(from, n).as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(from: *const f32, _: usize, numbers: *const i32) -> Self {
+        // SAFETY: sixteen numbers of floats, says the caller.
+        unsafe {
+            let low = _mm256_loadu_si256(numbers.cast());
+            let high = _mm256_loadu_si256(numbers.add(8).cast());
+            Avx2(_mm256_i32gather_ps::<4>(from, low), _mm256_i32gather_ps::<4>(from, high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up_i16(from: *const i16, _: usize, numbers: *const i32) -> Self {
+        let mut found = [0.0f32; LANES];
+        for (i, found) in found.iter_mut().enumerate() {
+            // SAFETY: sixteen numbers of what is there, says the caller.
+            *found = f32::from(unsafe { *from.add(*numbers.add(i) as usize) });
+        }
+        // SAFETY: sixteen floats.
+        unsafe { Self::load(found.as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> __m128i {
+        // SAFETY: sixteen bytes, says the caller.
+        unsafe { _mm_loadu_si128(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes_part(from: *const u8, n: usize) -> __m128i {
+        // SAFETY: `n` bytes, says the caller.
+        unsafe { Self::bytes(padded(from, n).as_ptr()) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_i8(bytes: __m128i) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            let (low, high) = (_mm256_cvtepi8_epi32(bytes), _mm_srli_si128::<8>(bytes));
+            let high = _mm256_cvtepi8_epi32(high);
+            Avx2(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn from_fp8(bytes: __m128i) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            let halves = fp8_as_f16(bytes);
+            let high = _mm256_extracti128_si256::<1>(halves);
+            Avx2(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(zero: f32, scale: f32) -> (__m256, __m256) {
+        // SAFETY: see `splat`. The sum is exact.
+        unsafe { (_mm256_set1_ps(WHOLE + 8.0 + zero), _mm256_set1_ps(scale)) }
+    }
+
+    #[inline(always)]
+    unsafe fn low(bytes: __m128i, meaning: (__m256, __m256)) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            let low = _mm256_set1_epi32(15);
+            let [a, b] = numbers(bytes);
+            let (a, b) = (_mm256_and_si256(a, low), _mm256_and_si256(b, low));
+            Avx2(meant(a, meaning), meant(b, meaning))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn high(bytes: __m128i, meaning: (__m256, __m256)) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            let [a, b] = numbers(bytes);
+            let (a, b) = (_mm256_srli_epi32::<4>(a), _mm256_srli_epi32::<4>(b));
+            Avx2(meant(a, meaning), meant(b, meaning))
+        }
     }
 
     #[inline(always)]
@@ -186,6 +307,15 @@ impl Lanes for Avx2 {
         unsafe {
             let sign = _mm256_set1_ps(-0.0);
             Avx2(_mm256_andnot_ps(sign, self.0), _mm256_andnot_ps(sign, self.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn power(self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            let exponent = _mm256_set1_ps(f32::INFINITY);
+            Avx2(_mm256_and_ps(self.0, exponent), _mm256_and_ps(self.1, exponent))
         }
     }
 

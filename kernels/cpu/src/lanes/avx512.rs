@@ -14,7 +14,27 @@ fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as u16
 }
 
+/// What four bits mean in two's complement.
+const NIBBLES: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., -8., -7., -6., -5., -4., -3., -2., -1.];
+
+/// From so many floats on, it is faster to read each where it lies.
+const LOOKED_THROUGH: usize = 128;
+
+/// Which numbers are among the sixteen from `first` on.
+#[inline(always)]
+unsafe fn within(numbers: __m512i, first: usize) -> __mmask16 {
+    // SAFETY: AVX-512, says the caller.
+    unsafe {
+        let sixteenth = _mm512_srli_epi32::<4>(numbers);
+        _mm512_cmpeq_epi32_mask(sixteenth, _mm512_set1_epi32((first / 16) as i32))
+    }
+}
+
 impl Lanes for Avx512 {
+    type Bytes = __m128i;
+    /// All sixteen that there are, to be looked up.
+    type Nibbles = __m512;
+
     const TILE_ROWS: usize = 6;
     const TILE_COLUMNS: usize = 4;
     const LONE_COLUMNS: usize = 8;
@@ -60,6 +80,86 @@ impl Lanes for Avx512 {
     unsafe fn load_bf16_part(from: *const u16, n: usize) -> Self {
         // SAFETY: `n` halves, says the caller; masked lanes are not touched.
         unsafe { widen(_mm256_maskz_loadu_epi16(mask(n), from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(from: *const f32, n: usize, numbers: *const i32) -> Self {
+        // SAFETY: sixteen numbers of `n` floats, says the caller; masked lanes are not touched.
+        unsafe {
+            let numbers = _mm512_loadu_si512(numbers.cast());
+            if n > LOOKED_THROUGH {
+                return Avx512(_mm512_i32gather_ps::<4>(numbers, from));
+            }
+            let mut found = _mm512_setzero_ps();
+            for first in (0..n).step_by(16) {
+                let here = _mm512_maskz_loadu_ps(mask((n - first).min(16)), from.add(first));
+                found = _mm512_mask_permutexvar_ps(found, within(numbers, first), numbers, here);
+            }
+            Avx512(found)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn look_up_i16(from: *const i16, n: usize, numbers: *const i32) -> Self {
+        // SAFETY: sixteen numbers of `n`, says the caller; masked lanes are not touched.
+        unsafe {
+            let numbers = _mm512_loadu_si512(numbers.cast());
+            let mut found = _mm512_setzero_si512();
+            for first in (0..n).step_by(16) {
+                let here = _mm256_maskz_loadu_epi16(mask((n - first).min(16)), from.add(first));
+                let (here, within) = (_mm512_cvtepi16_epi32(here), within(numbers, first));
+                found = _mm512_mask_permutexvar_epi32(found, within, numbers, here);
+            }
+            Avx512(_mm512_cvtepi32_ps(found))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> __m128i {
+        // SAFETY: sixteen bytes, says the caller.
+        unsafe { _mm_loadu_si128(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes_part(from: *const u8, n: usize) -> __m128i {
+        // SAFETY: `n` bytes, says the caller; masked lanes are not touched.
+        unsafe { _mm_maskz_loadu_epi8(mask(n), from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_i8(bytes: __m128i) -> Self {
+        // SAFETY: see `splat`.
+        unsafe { Avx512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))) }
+    }
+
+    #[inline(always)]
+    unsafe fn from_fp8(bytes: __m128i) -> Self {
+        // SAFETY: see `splat`.
+        unsafe { Avx512(_mm512_cvtph_ps(super::avx2::fp8_as_f16(bytes))) }
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(zero: f32, scale: f32) -> __m512 {
+        // SAFETY: see `splat`.
+        unsafe {
+            let codes = _mm512_loadu_ps(NIBBLES.as_ptr());
+            _mm512_mul_ps(_mm512_sub_ps(codes, _mm512_set1_ps(zero)), _mm512_set1_ps(scale))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn low(bytes: __m128i, meaning: __m512) -> Self {
+        // SAFETY: see `splat`. Looking up heeds four bits only.
+        unsafe { Avx512(_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(bytes), meaning)) }
+    }
+
+    #[inline(always)]
+    unsafe fn high(bytes: __m128i, meaning: __m512) -> Self {
+        // SAFETY: see `splat`.
+        unsafe {
+            let high = _mm512_srli_epi32::<4>(_mm512_cvtepu8_epi32(bytes));
+            Avx512(_mm512_permutexvar_ps(high, meaning))
+        }
     }
 
     #[inline(always)]
@@ -126,6 +226,12 @@ impl Lanes for Avx512 {
     unsafe fn abs(self) -> Self {
         // SAFETY: see `splat`.
         unsafe { Avx512(_mm512_abs_ps(self.0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn power(self) -> Self {
+        // SAFETY: see `splat`.
+        unsafe { Avx512(_mm512_and_ps(self.0, _mm512_set1_ps(f32::INFINITY))) }
     }
 
     #[inline(always)]

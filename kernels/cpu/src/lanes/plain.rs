@@ -1,6 +1,7 @@
 //! Lanes as an array: the reference, and what machines without our vectors run.
 
 use super::{LANES, Lanes, ROUNDER};
+use crate::fp8;
 use half::{bf16, f16};
 use std::array::from_fn;
 
@@ -16,6 +17,10 @@ impl Plain {
 }
 
 impl Lanes for Plain {
+    type Bytes = [u8; LANES];
+    /// Zero and scale.
+    type Nibbles = (f32, f32);
+
     const TILE_ROWS: usize = 4;
     const TILE_COLUMNS: usize = 1;
     const LONE_COLUMNS: usize = 4;
@@ -62,6 +67,56 @@ impl Lanes for Plain {
         // SAFETY: `n` halves, says the caller.
         let bits = |i| if i < n { unsafe { *from.add(i) } } else { 0 };
         Plain(from_fn(|i| bf16::from_bits(bits(i)).to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn look_up(from: *const f32, _: usize, numbers: *const i32) -> Self {
+        // SAFETY: sixteen numbers of floats, says the caller.
+        Plain(from_fn(|i| unsafe { *from.add(*numbers.add(i) as usize) }))
+    }
+
+    #[inline(always)]
+    unsafe fn look_up_i16(from: *const i16, _: usize, numbers: *const i32) -> Self {
+        // SAFETY: sixteen numbers of what is there, says the caller.
+        Plain(from_fn(|i| f32::from(unsafe { *from.add(*numbers.add(i) as usize) })))
+    }
+
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> [u8; LANES] {
+        // SAFETY: sixteen bytes, says the caller.
+        unsafe { from.cast::<[u8; LANES]>().read() }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes_part(from: *const u8, n: usize) -> [u8; LANES] {
+        // SAFETY: `n` bytes, says the caller.
+        from_fn(|i| if i < n { unsafe { *from.add(i) } } else { 0 })
+    }
+
+    #[inline(always)]
+    unsafe fn from_i8(bytes: [u8; LANES]) -> Self {
+        Plain(bytes.map(|byte| f32::from(byte as i8)))
+    }
+
+    #[inline(always)]
+    unsafe fn from_fp8(bytes: [u8; LANES]) -> Self {
+        Plain(bytes.map(|byte| fp8::decode(byte) / 256.0))
+    }
+
+    #[inline(always)]
+    unsafe fn nibbles(zero: f32, scale: f32) -> (f32, f32) {
+        (zero, scale)
+    }
+
+    #[inline(always)]
+    unsafe fn low(bytes: [u8; LANES], meaning: (f32, f32)) -> Self {
+        // SAFETY: nothing is needed.
+        unsafe { Self::high(bytes.map(|byte| byte << 4), meaning) }
+    }
+
+    #[inline(always)]
+    unsafe fn high(bytes: [u8; LANES], (zero, scale): (f32, f32)) -> Self {
+        Plain(bytes.map(|byte| (f32::from(byte as i8 >> 4) - zero) * scale))
     }
 
     #[inline(always)]
@@ -121,6 +176,11 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn abs(self) -> Self {
         Plain(self.0.map(f32::abs))
+    }
+
+    #[inline(always)]
+    unsafe fn power(self) -> Self {
+        Plain(self.0.map(|value| f32::from_bits(value.to_bits() & f32::INFINITY.to_bits())))
     }
 
     #[inline(always)]
