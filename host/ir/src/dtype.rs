@@ -24,12 +24,15 @@ pub enum DType {
     I8,
     /// Unsigned, 8 bits.
     U8,
+    /// A code of eight bits, a floating-point number of its own (OCP's E4M3 without infinities):
+    /// what it stands for is told by a scale.
+    F8E4M3,
     /// One byte, zero or one.
     Bool,
 }
 
 /// Every element type with its three spellings: text form, safetensors, checkpoint config.
-const NAMES: [(DType, &str, &str, &str); 10] = [
+const NAMES: [(DType, &str, &str, &str); 11] = [
     (DType::F64, "f64", "F64", "float64"),
     (DType::F32, "f32", "F32", "float32"),
     (DType::F16, "f16", "F16", "float16"),
@@ -39,6 +42,7 @@ const NAMES: [(DType, &str, &str, &str); 10] = [
     (DType::I16, "i16", "I16", "int16"),
     (DType::I8, "i8", "I8", "int8"),
     (DType::U8, "u8", "U8", "uint8"),
+    (DType::F8E4M3, "f8e4m3", "F8_E4M3", "float8_e4m3fn"),
     (DType::Bool, "bool", "BOOL", "bool"),
 ];
 
@@ -49,11 +53,11 @@ impl DType {
             DType::F64 | DType::I64 => 8,
             DType::F32 | DType::I32 => 4,
             DType::F16 | DType::BF16 | DType::I16 => 2,
-            DType::I8 | DType::U8 | DType::Bool => 1,
+            DType::I8 | DType::U8 | DType::F8E4M3 | DType::Bool => 1,
         }
     }
 
-    /// Whether it is a floating-point type.
+    /// Whether it is a floating-point type whose elements are numbers by themselves.
     pub fn is_float(self) -> bool {
         matches!(self, DType::F64 | DType::F32 | DType::F16 | DType::BF16)
     }

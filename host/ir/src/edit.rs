@@ -87,6 +87,9 @@ impl Renumber {
         }
         for data in self.graph.weights.values_mut() {
             data.tied = data.tied.map(|tied| self.weights[tied].0);
+            if let Some(coding) = &mut data.coding {
+                coding.map_weights(|weight| *weight = self.weights[*weight].0);
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! the places), so that a pass can move or drop a node without touching what points to it.
 
 use crate::DType;
+use crate::coding::Coding;
 use crate::entities::{Node, Place, Rotary, State, Value, Weight};
 use crate::infer::{TypeError, infer};
 use crate::mapping::Rank;
@@ -43,17 +44,34 @@ pub struct WeightData {
     pub axes: Vec<Axis>,
     /// The weight whose bytes it shares, as a tied head does; that one is not tied itself.
     pub tied: Option<Weight>,
+    /// Where its elements are codes: what they stand for.
+    pub coding: Option<Coding>,
 }
 
 impl WeightData {
+    /// A weight of plain numbers that shares its bytes with no other.
+    pub fn plain(name: String, dtype: DType, axes: Vec<Axis>) -> WeightData {
+        WeightData { name, dtype, axes, tied: None, coding: None }
+    }
+
     /// Its lengths, outermost first.
     pub fn shape(&self) -> Vec<u64> {
         self.axes.iter().map(Axis::size).collect()
     }
 
+    /// The lengths of the tensor that holds it: [`WeightData::shape`], unless several elements
+    /// share a byte.
+    pub fn stored_shape(&self) -> Vec<u64> {
+        let mut shape = self.shape();
+        if let Some(coding) = &self.coding {
+            coding.kind.pack(&mut shape);
+        }
+        shape
+    }
+
     /// Its bytes; saturates.
     pub fn bytes(&self) -> u64 {
-        self.shape().iter().fold(self.dtype.size() as u64, |n, &d| n.saturating_mul(d))
+        self.stored_shape().iter().fold(self.dtype.size() as u64, |n, &d| n.saturating_mul(d))
     }
 
     /// Whether its shape can be: at least one axis, no length 0, fewer than 2⁶³ bytes.

@@ -221,6 +221,19 @@ impl Operands<'_> {
                 self.all_tokens("input", input)?;
                 vec![Type::real(Dim::Outputs, width)]
             }
+            Op::RoundInputs { input, scales, grid } => {
+                let (rows, width) = self.real("input", input)?;
+                if let Some(scales) = scales {
+                    self.vector("scales", scales, "input", input)?;
+                }
+                if let Some(scale) = grid.and_then(|grid| grid.scale) {
+                    let [length] = self.weight("scale", scale)?;
+                    if length != 1 {
+                        return Err(format!("scale {}: it must be one number", self.show(scale)));
+                    }
+                }
+                vec![Type::real(rows, width)]
+            }
             Op::AddRmsNorm { left, right, weight, epsilon } => {
                 let sum = self.same("left", left, "right", right)?;
                 vec![sum, self.norm("left", left, weight, epsilon)?]

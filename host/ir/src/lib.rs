@@ -10,6 +10,7 @@
 
 mod activation;
 mod attention;
+mod coding;
 mod cursor;
 mod dtype;
 mod edit;
@@ -31,13 +32,14 @@ mod write;
 
 pub use activation::Activation;
 pub use attention::AttentionData;
+pub use coding::{CodeKind, Coding};
 pub use dtype::DType;
 pub use entities::{AnyEntity, Node, Place, Rotary, State, Value, Weight};
 pub use graph::{Graph, NodeData, PlaceData, PlaceKind, ValueData, WeightData};
 pub use infer::{TypeError, infer};
 pub use mapping::{Mapping, Rank};
 pub use mixture::{Bounded, Groups, MixtureData};
-pub use op::{Op, Stretch};
+pub use op::{Grid, Op, Stretch};
 pub use parse::{ParseError, parse};
 pub use rotary::{RotaryData, Scaling};
 pub use shape::{Axis, Dim, Meaning, Segment, Type, display_axes};

@@ -5,6 +5,7 @@
 
 use crate::activation::Activation;
 use crate::attention::AttentionData;
+use crate::coding::CodeKind;
 use crate::entities::{Rotary, State, Value, Weight};
 use crate::mixture::MixtureData;
 
@@ -253,6 +254,16 @@ pub enum Op {
         /// Keeps the root away from zero.
         epsilon: f64,
     },
+    /// Made by passes: what a product with codes takes. Each column is multiplied by its scale,
+    /// and the result rounded to the nearest number of a grid. `[rows, n], [n] → [rows, n]`
+    RoundInputs {
+        /// What is rounded.
+        input: Value,
+        /// `[n]`; ones if there are none.
+        scales: Option<Weight>,
+        /// Nothing is rounded where there is none.
+        grid: Option<Grid>,
+    },
     /// Made by passes: `activation(gate) · up`.
     Gate {
         /// Goes through the activation.
@@ -271,6 +282,17 @@ pub struct Stretch {
     pub first: u64,
     /// How many rows the larger table has. The stretch may go beyond them; nobody asks for those.
     pub of: u64,
+}
+
+/// The numbers that activations are rounded to: multiples of a scale by whole numbers from -128 to
+/// 127, or by floating-point numbers of eight bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// What they are multiples by.
+    pub kind: CodeKind,
+    /// `[1]`; where there is none, each row has the scale that makes its largest number the
+    /// largest of the grid.
+    pub scale: Option<Weight>,
 }
 
 impl Op {
@@ -305,6 +327,7 @@ impl Op {
             Op::Outputs { .. } => "outputs",
             Op::AddRmsNorm { .. } => "add_rms_norm",
             Op::Gate { .. } => "gate",
+            Op::RoundInputs { .. } => "round_inputs",
         }
     }
 
@@ -328,6 +351,7 @@ impl Op {
             | Op::Clamp { input, .. }
             | Op::AllReduce { input }
             | Op::AllGather { input }
+            | Op::RoundInputs { input, .. }
             | Op::Outputs { input } => f(input),
             Op::Concat { inputs, .. } => inputs.iter_mut().for_each(f),
             Op::Attend { query: a, key: b, value: c, .. }
@@ -375,6 +399,10 @@ impl Op {
             }
             Op::Attend { options, .. } => {
                 options.sinks.as_mut().map(f);
+            }
+            Op::RoundInputs { scales, grid, .. } => {
+                let scale = grid.as_mut().and_then(|grid| grid.scale.as_mut());
+                [scales.as_mut(), scale].into_iter().flatten().for_each(f);
             }
             Op::Mix { up, down, options, .. } => {
                 f(up);

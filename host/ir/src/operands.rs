@@ -88,7 +88,10 @@ impl<'a> Operands<'a> {
             return Err(format!("{weight} does not exist"));
         };
         data.check().map_err(|message| format!("{role} {}: {message}", self.show(weight)))?;
-        if !data.dtype.is_float() {
+        if RANK == 1 && data.coding.is_some() {
+            return Err(format!("{role} {} has codes: a vector has none", self.show(weight)));
+        }
+        if data.coding.is_none() && !data.dtype.is_float() {
             let (weight, dtype) = (self.show(weight), data.dtype);
             return Err(format!("{role} {weight} of {dtype}: it must be of floating point"));
         }

@@ -19,11 +19,12 @@
 mod options;
 
 use crate::activation::{ACTIVATIONS, Activation};
+use crate::coding::{CodeKind, Coding};
 use crate::cursor::Cursor;
 use crate::entities::{Place, Rotary, State, Value, Weight};
 use crate::graph::{Graph, PlaceKind, WeightData};
 use crate::mapping::{Mapping, Rank};
-use crate::op::{Op, Stretch};
+use crate::op::{Grid, Op, Stretch};
 use crate::rotary::RotaryData;
 use crate::shape::{Axis, MEANINGS, Meaning, Segment};
 use crate::state::StateData;
@@ -219,13 +220,15 @@ impl Parser {
         let name = line.string()?;
         let dtype = line.choice("an element type", |word| word.parse().ok())?;
         let axes = line.list(axis)?;
-        let tied = if line.peek() == b't' {
-            line.keyword("tied")?;
-            Some(Weight::from_u32(line.entity('w')?))
-        } else {
-            None
+        let tied = match line.maybe_keyword("tied") {
+            true => Some(weight(line)?),
+            false => None,
         };
-        self.graph.make_weight(place, WeightData { name, dtype, axes, tied });
+        let coding = match line.peek() {
+            0 => None,
+            _ => Some(coding(line)?),
+        };
+        self.graph.make_weight(place, WeightData { name, dtype, axes, tied, coding });
         Ok(())
     }
 
@@ -393,6 +396,7 @@ impl Parser {
                 high: line.number_attribute("high")?,
             },
             "outputs" => Op::Outputs { input: value(line)? },
+            "round_inputs" => round_inputs(line)?,
             "add_rms_norm" => Op::AddRmsNorm {
                 left: value(line)?,
                 right: and(line, value)?,
@@ -434,6 +438,37 @@ fn bias_before(line: &mut Cursor<'_>, letter: u8) -> Result<Option<Weight>, Pars
     Ok(Some(bias))
 }
 
+/// `v1, inputs=w2, grid=int8, scale=w3`, of which only the value must be there.
+fn round_inputs(line: &mut Cursor<'_>) -> Result<Op, ParseError> {
+    let input = value(line)?;
+    let (mut scales, mut grid) = (None, None);
+    while line.take(b',') {
+        match line.word() {
+            "inputs" if scales.is_none() && grid.is_none() => {
+                line.expect(b'=')?;
+                scales = Some(weight(line)?);
+            }
+            "grid" if grid.is_none() => {
+                line.expect(b'=')?;
+                let kind = line.choice("int8 or fp8", |word| {
+                    word.parse().ok().filter(|kind| *kind != CodeKind::Int4)
+                })?;
+                grid = Some(Grid { kind, scale: None });
+            }
+            "scale" if grid.is_some_and(|grid| grid.scale.is_none()) => {
+                line.expect(b'=')?;
+                let scale = Some(weight(line)?);
+                grid = grid.map(|grid| Grid { scale, ..grid });
+            }
+            word => {
+                line.back(word);
+                return line.expected("`inputs=`, then `grid=`, then `scale=`");
+            }
+        }
+    }
+    Ok(Op::RoundInputs { input, scales, grid })
+}
+
 /// `, first=5 of=10`, or nothing.
 fn stretch(line: &mut Cursor<'_>) -> Result<Option<Stretch>, ParseError> {
     if !line.take(b',') {
@@ -460,6 +495,19 @@ fn value(line: &mut Cursor<'_>) -> Result<Value, ParseError> {
 
 fn weight(line: &mut Cursor<'_>) -> Result<Weight, ParseError> {
     line.entity('w').map(Weight::from_u32)
+}
+
+/// `int4 scales w3 zeros w4 groups w5 inputs w6`, of which only the scales must be there.
+fn coding(line: &mut Cursor<'_>) -> Result<Coding, ParseError> {
+    let kind = line.choice("what a code is", |word| word.parse().ok())?;
+    line.keyword("scales")?;
+    let scales = weight(line)?;
+    let mut maybe = |word| match line.maybe_keyword(word) {
+        true => weight(line).map(Some),
+        false => Ok(None),
+    };
+    let (zeros, group_index) = (maybe("zeros")?, maybe("groups")?);
+    Ok(Coding { kind, scales, zeros, group_index, input_scales: maybe("inputs")? })
 }
 
 /// A weight, or `_` where there is none.

@@ -22,6 +22,8 @@
 //! - Each is declared by one place, and used there and nowhere else.
 //! - Its name has 1 to 512 bytes, no control characters, and no other weight has it.
 //! - Its lengths are at least 1; all of it has fewer than 2⁶³ bytes.
+//! - One of codes is as [`crate::coding`] says: what its codes are told by is declared by the same
+//!   place, fits its shape, and is neither tied nor of codes. It is not tied, and nothing to it.
 //! - One that is tied has the shape and the element type of an earlier weight, which is not tied
 //!   itself.
 //!
@@ -30,6 +32,7 @@
 //! - Numbers are finite and as [`RotaryData::check`](crate::RotaryData::check) says, also where
 //!   nothing turns by them.
 
+use crate::coding::{self, Coding};
 use crate::entities::{AnyEntity, Node, Place, State, Value, Weight};
 use crate::graph::{Graph, NodeData, PlaceData, PlaceKind, WeightData};
 use crate::infer::infer;
@@ -127,6 +130,9 @@ impl Verifier<'_> {
             if let Some(tied) = data.tied {
                 self.tie(weight, data, tied);
             }
+            if let Err(message) = coding::check(graph, weight, data) {
+                self.error(weight, message);
+            }
         }
     }
 
@@ -137,6 +143,9 @@ impl Verifier<'_> {
         };
         if base.tied.is_some() {
             self.error(weight, format!("it is tied to {tied}, which is tied itself"));
+        }
+        if base.coding.is_some() || data.coding.is_some() {
+            self.error(weight, format!("it is tied to {tied}, and codes are not tied"));
         }
         if (base.dtype, base.shape()) != (data.dtype, data.shape()) {
             let message = format!(
@@ -316,7 +325,12 @@ impl Verifier<'_> {
                 self.error(node, format!("it uses {weight} of {}", data.kind));
             }
             // That no place declares it is said already.
-            _ => self.used[weight] = true,
+            _ => {
+                self.used[weight] = true;
+                for told_by in graph.weights[weight].coding.iter().flat_map(Coding::weights) {
+                    self.used[told_by] = true;
+                }
+            }
         }
     }
 

@@ -193,6 +193,15 @@ impl Display for NodeLine<'_> {
             // Those among the options stand there.
             Op::Attend { .. } => {}
             Op::Mix { up, down, .. } => write!(f, ", {up}, {down}")?,
+            Op::RoundInputs { scales, grid, .. } => {
+                if let Some(scales) = scales {
+                    write!(f, ", inputs={scales}")?;
+                }
+                if let Some(grid) = grid {
+                    write!(f, ", grid={}", grid.kind)?;
+                    grid.scale.map_or(Ok(()), |scale| write!(f, ", scale={scale}"))?;
+                }
+            }
             _ => op.weights().iter().try_for_each(|weight| write!(f, ", {weight}"))?,
         }
         match op {
@@ -230,6 +239,7 @@ impl Display for NodeLine<'_> {
             | Op::Linear { .. }
             | Op::Add { .. }
             | Op::Multiply { .. }
+            | Op::RoundInputs { .. }
             | Op::Outputs { .. } => Ok(()),
         }
     }
@@ -240,7 +250,8 @@ impl Display for WeightData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let axes = display_axes(&self.axes);
         write!(f, "weight {} {} {axes}", Quoted(&self.name), self.dtype)?;
-        self.tied.map_or(Ok(()), |tied| write!(f, " tied {tied}"))
+        self.tied.map_or(Ok(()), |tied| write!(f, " tied {tied}"))?;
+        self.coding.map_or(Ok(()), |coding| write!(f, " {coding}"))
     }
 }
 

@@ -17,7 +17,7 @@ fn put(graph: &mut Graph, place: Place, op: Op) -> Value {
 }
 
 fn weight(graph: &mut Graph, place: Place, name: String, axes: Vec<Axis>) -> Weight {
-    graph.make_weight(place, WeightData { name, dtype: DType::BF16, axes, tied: None })
+    graph.make_weight(place, WeightData::plain(name, DType::BF16, axes))
 }
 
 fn plain(size: u64) -> Axis {
