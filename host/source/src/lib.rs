@@ -27,6 +27,6 @@ pub use error::SourceError;
 pub use gguf::GgufError;
 pub use jax::JaxError;
 pub use lora::{LoraError, Merged};
-pub use packed::PackedError;
+pub use packed::{PackedError, Packing, View};
 pub use source::{Source, TensorInfo};
 pub use torch::TorchError;

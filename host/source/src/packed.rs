@@ -31,6 +31,7 @@ use serde_json::Value;
 use crate::SourceError;
 use crate::source::{Encoding, TensorInfo};
 pub use error::PackedError;
+pub use layer::View;
 use layer::{Layer, Layout, LoadError, Stored};
 
 /// The key of a config that says how weights are packed.
@@ -45,6 +46,23 @@ struct Scheme {
     bits: u32,
     /// Inputs of a group; none where all inputs are of one.
     group: Option<u64>,
+    /// Whether zero points say more than that codes count from half of their range.
+    zeros: bool,
+}
+
+/// How a weight is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packing {
+    /// Bits of a code: 4 or 8.
+    pub bits: u32,
+    /// Inputs of a group, the last of which may have fewer.
+    pub group: u64,
+    /// How many groups.
+    pub groups: u64,
+    /// Whether groups have zero points of their own.
+    pub zeros: bool,
+    /// Whether inputs of a group are anywhere.
+    pub ordered: bool,
 }
 
 impl Scheme {
@@ -100,7 +118,12 @@ impl Scheme {
             Some(size) if size > 0 => Some(size as u64),
             _ => return Err(kind("group_size", "a positive integer, or -1")),
         };
-        Ok(Some(Scheme { layout, bits: bits as u32, group }))
+        let is = |key: &str| section.get(key).and_then(Value::as_bool);
+        let zeros = match layout {
+            Layout::Awq => is("zero_point") != Some(false),
+            Layout::Gptq { .. } => is("sym") != Some(true),
+        };
+        Ok(Some(Scheme { layout, bits: bits as u32, group, zeros }))
     }
 }
 
@@ -108,6 +131,8 @@ impl Scheme {
 pub(crate) struct Packed {
     scheme: Scheme,
     stored: BTreeMap<String, Stored>,
+    /// What is shown of the weights.
+    pub(crate) view: View,
     /// Layers that are being read, the latest last.
     held: Mutex<Vec<(String, Arc<Layer>)>>,
 }
@@ -163,7 +188,8 @@ impl Packed {
             };
             tensors.insert(name.clone(), info);
         }
-        Ok(Some(Packed { scheme, stored, held: Mutex::new(Vec::new()) }))
+        let (view, held) = (View::Weights, Mutex::new(Vec::new()));
+        Ok(Some(Packed { scheme, stored, view, held }))
     }
 
     /// `21 weights of GPTQ 4 bits, groups of 128`
@@ -175,6 +201,24 @@ impl Packed {
     /// Whether a tensor is packed.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.stored.contains_key(name)
+    }
+
+    /// About how many bytes are held while a tensor is read; none for one that is not packed.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
+        self.stored.get(name).map_or(0, Stored::held)
+    }
+
+    /// How a tensor is packed; none for any other.
+    pub(crate) fn packing(
+        &self,
+        name: &str,
+        read: &dyn Fn(&TensorInfo) -> Result<Vec<u8>, SourceError>,
+        path: &Path,
+    ) -> Result<Option<Packing>, SourceError> {
+        let Some(stored) = self.stored.get(name) else { return Ok(None) };
+        let ordered = stored.is_ordered(read).map_err(|error| fault(name, stored, error, path))?;
+        let (Scheme { bits, zeros, .. }, Stored { group, groups, .. }) = (&self.scheme, stored);
+        Ok(Some(Packing { bits: *bits, group: *group, groups: *groups, zeros: *zeros, ordered }))
     }
 
     /// Appends `rows` of the packed tensor `name` to `out`; none are asked for after the `last`.
@@ -199,7 +243,7 @@ impl Packed {
                 layer
             }
         };
-        layer.append(rows, out);
+        layer.append(self.view, rows, out);
         Ok(())
     }
 
@@ -232,14 +276,20 @@ impl Packed {
         read: &dyn Fn(&TensorInfo) -> Result<Vec<u8>, SourceError>,
         path: &Path,
     ) -> Result<Layer, SourceError> {
-        stored.load(self.scheme.layout, self.scheme.bits, read).map_err(|error| match error {
-            LoadError::Source(error) => error,
-            LoadError::Group { input, group } => {
-                let layer = name.strip_suffix(".weight").unwrap_or(name).to_owned();
-                let fault = PackedError::Group { layer, input, group, groups: stored.groups };
-                SourceError::Packed { path: path.to_owned(), fault }
-            }
-        })
+        let loaded = stored.load(self.scheme.layout, self.scheme.bits, read);
+        loaded.map_err(|error| fault(name, stored, error, path))
+    }
+}
+
+/// What is wrong with a layer.
+fn fault(name: &str, stored: &Stored, error: LoadError, path: &Path) -> SourceError {
+    match error {
+        LoadError::Source(error) => error,
+        LoadError::Group { input, group } => {
+            let layer = name.strip_suffix(".weight").unwrap_or(name).to_owned();
+            let fault = PackedError::Group { layer, input, group, groups: stored.groups };
+            SourceError::Packed { path: path.to_owned(), fault }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use engraft_ir::DType;
 use serde_json::Value;
 
 use crate::lora::{Lora, Merged, Vocabulary};
-use crate::packed::{self, Packed};
+use crate::packed::{self, Packed, Packing, View};
 use crate::{LoraError, SourceError, directory};
 
 pub(crate) mod encoding;
@@ -141,6 +141,31 @@ impl Source {
     /// Which of its weights are stored in few bits, and are de-quantised as they are read.
     pub fn packed(&self) -> Option<String> {
         self.packed.as_ref().map(Packed::summary)
+    }
+
+    /// How a weight is packed in few bits; none where it is not, or an adapter changes it.
+    ///
+    /// # Errors
+    /// What cannot be read; groups that there are not.
+    pub fn packing(&self, name: &str) -> Result<Option<Packing>, SourceError> {
+        match &self.packed {
+            Some(packed) if !self.lora.as_ref().is_some_and(|lora| lora.has(name)) => {
+                packed.packing(name, &|info| self.whole(info), &self.path)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// About how many bytes are held while a tensor is read, beside those that are asked for.
+    pub fn held(&self, name: &str) -> u64 {
+        self.packed.as_ref().map_or(0, |packed| packed.memory(name))
+    }
+
+    /// Shows something else in place of the elements of packed weights.
+    pub fn show(&mut self, view: View) {
+        if let Some(packed) = &mut self.packed {
+            packed.view = view;
+        }
     }
 
     /// What of it is left alone or missing, and is no error: a sentence each.
@@ -291,6 +316,14 @@ impl Source {
         Ok(())
     }
 
+    /// All bytes of a tensor as it is stored.
+    fn whole(&self, info: &TensorInfo) -> Result<Vec<u8>, SourceError> {
+        let mut bytes = Vec::new();
+        let count = info.shape.iter().product();
+        encoding::read(&self.contents.weights, info, 0..count, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Appends rows of a tensor that is packed, or that an adapter changes; `last` says that no
     /// others will be asked for.
     fn read_computed(
@@ -301,12 +334,7 @@ impl Source {
         out: &mut Vec<u8>,
     ) -> Result<(), SourceError> {
         let weights = &self.contents.weights;
-        let whole = |info: &TensorInfo| {
-            let mut bytes = Vec::new();
-            let count = info.shape.iter().product();
-            encoding::read(weights, info, 0..count, &mut bytes)?;
-            Ok(bytes)
-        };
+        let whole = |info: &TensorInfo| self.whole(info);
         let own = |info: &TensorInfo, out: &mut Vec<u8>| match &self.packed {
             Some(packed) if packed.has(name) => {
                 packed.read(name, rows.clone(), last, &whole, &self.path, out)

@@ -153,6 +153,14 @@ pub enum WeightError {
         /// The parameter made of it.
         parameter: String,
     },
+    /// A weight that should be codes already, and is something else by now.
+    #[error("`{parameter}` is made of codes, but has {what}")]
+    NotCodes {
+        /// The parameter.
+        parameter: String,
+        /// What no codes have.
+        what: &'static str,
+    },
     /// Copies of a tensor that should be the same, of which one is another.
     #[error("`{tensor}` is not the same in {} and {}", file_name(.first), file_name(.other))]
     Copies {
@@ -224,6 +232,7 @@ impl Diagnostic for WeightError {
             WeightError::TooLarge { .. } => 311,
             WeightError::Unknown { .. } => 312,
             WeightError::Memory { .. } => 313,
+            WeightError::NotCodes { .. } => 314,
             WeightError::Copies { .. } => 319,
             WeightError::Source(e) => return e.code(),
             WeightError::File(e) => return e.code(),
@@ -238,6 +247,7 @@ impl Diagnostic for WeightError {
             | WeightError::NotFloat { .. }
             | WeightError::NotFinite { .. }
             | WeightError::Overflow { .. }
+            | WeightError::NotCodes { .. }
             | WeightError::Copies { .. }
             | WeightError::TooLarge { .. } => Fault::Input,
             WeightError::Origin { .. }
@@ -269,9 +279,10 @@ impl Diagnostic for WeightError {
             WeightError::Overflow { parameter, .. } | WeightError::TooLarge { parameter, .. } => {
                 Some(format!("`{parameter}`"))
             }
-            WeightError::Glob { .. } | WeightError::Unknown { .. } | WeightError::Memory { .. } => {
-                None
-            }
+            WeightError::Glob { .. }
+            | WeightError::NotCodes { .. }
+            | WeightError::Unknown { .. }
+            | WeightError::Memory { .. } => None,
             WeightError::Copies { index, first, other, .. } => {
                 Some(format!("{} and {}, from {index:?} on", first.display(), other.display()))
             }
@@ -324,6 +335,9 @@ impl Diagnostic for WeightError {
                 "copy the files of all ranks again, from the same checkpoint; what several ranks \
                  have must be the same in each"
                     .to_owned()
+            }
+            WeightError::NotCodes { .. } => {
+                "pass --qformat full_prec, which makes floats of all codes".to_owned()
             }
             WeightError::TooLarge { dtype: DType::F16, .. } => {
                 "use --dtype bfloat16 (or float32)".to_owned()

@@ -258,6 +258,11 @@ impl Origin {
 
     /// Its parts in the order in which they are stored, as lists that lie one behind the other,
     /// each with the axis along which its own parts lie side by side.
+    /// The source tensors that it reads; none where it is tied.
+    pub fn tensors(&self) -> Vec<&str> {
+        self.joints().into_iter().flat_map(|(_, parts)| parts).flat_map(Part::tensors).collect()
+    }
+
     pub(crate) fn joints(&self) -> Vec<(usize, &[Part])> {
         match self {
             Origin::Tensor(part) => vec![(0, std::slice::from_ref(part))],

@@ -201,7 +201,7 @@ pub(crate) fn held(source: &Source, recipe: &Recipe, target: DType, piece: usize
     let mut elements = recipe.range.end - recipe.range.start;
     let bytes = |elements: u64, dtype: DType| elements.saturating_mul(dtype.size() as u64);
     let piece_of = |elements, dtype| bytes(elements, dtype).min(piece as u64);
-    let mut sum = 0u64;
+    let mut sum = source.held(&recipe.tensor);
     for stage in &recipe.stages {
         sum = sum.saturating_add(match stage {
             Stage::Arrange(_) => bytes(elements, dtype),

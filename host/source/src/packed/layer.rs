@@ -15,6 +15,19 @@ pub(super) const PARTS: [&str; 4] = ["qweight", "qzeros", "scales", "g_idx"];
 /// Which nibble of its word each of eight neighbouring outputs has in AWQ's.
 const AWQ_ORDER: [u32; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
+/// What is shown in place of a packed weight's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// What they stand for.
+    Weights,
+    /// What the code of each is multiplied by.
+    Scales,
+    /// What is subtracted from the code of each, if codes count from -8, or -128.
+    Zeros,
+    /// The number of the group of each.
+    Groups,
+}
+
 /// Who packed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
@@ -48,7 +61,7 @@ pub(super) struct Stored {
     pub(super) outputs: u64,
     pub(super) groups: u64,
     /// Inputs of a group, where no group is said.
-    group: u64,
+    pub(super) group: u64,
 }
 
 /// Why a layer cannot be loaded.
@@ -123,6 +136,13 @@ impl Stored {
         Ok(Stored { codes, zeros, scales, order, inputs, outputs, groups, group })
     }
 
+    /// About how many bytes the layer takes in memory: scales widened, and a group for each input.
+    pub(super) fn held(&self) -> u64 {
+        let words = self.codes.stored_bytes().saturating_add(self.zeros.stored_bytes());
+        let scales = self.groups.saturating_mul(self.outputs).saturating_mul(4);
+        words.saturating_add(scales).saturating_add(self.inputs.saturating_mul(4))
+    }
+
     /// The layer with its bytes.
     pub(super) fn load(
         &self,
@@ -130,18 +150,6 @@ impl Stored {
         bits: u32,
         read: &dyn Fn(&TensorInfo) -> Result<Vec<u8>, SourceError>,
     ) -> Result<Layer, LoadError> {
-        let order = match &self.order {
-            None => (0..self.inputs).map(|input| (input / self.group) as u32).collect(),
-            Some(info) => {
-                let bytes = read(info)?;
-                let check = |(input, group): (usize, i64)| match u32::try_from(group) {
-                    Ok(known) if u64::from(known) < self.groups => Ok(known),
-                    _ => Err(LoadError::Group { input, group }),
-                };
-                let groups = integers(&bytes, info.dtype);
-                groups.into_iter().enumerate().map(check).collect::<Result<Vec<u32>, _>>()?
-            }
-        };
         Ok(Layer {
             layout,
             bits,
@@ -150,8 +158,34 @@ impl Stored {
             codes: words(&read(&self.codes)?),
             zeros: words(&read(&self.zeros)?),
             scales: floats(&read(&self.scales)?, self.scales.dtype),
-            order,
+            order: self.order(read)?,
         })
+    }
+
+    /// The group of each input.
+    fn order(
+        &self,
+        read: &dyn Fn(&TensorInfo) -> Result<Vec<u8>, SourceError>,
+    ) -> Result<Vec<u32>, LoadError> {
+        let Some(info) = &self.order else { return Ok(self.neighbours().collect()) };
+        let check = |(input, group): (usize, i64)| match u32::try_from(group) {
+            Ok(known) if u64::from(known) < self.groups => Ok(known),
+            _ => Err(LoadError::Group { input, group }),
+        };
+        integers(&read(info)?, info.dtype).into_iter().enumerate().map(check).collect()
+    }
+
+    /// The group of each input where those of a group are neighbours.
+    fn neighbours(&self) -> impl Iterator<Item = u32> {
+        (0..self.inputs).map(|input| (input / self.group) as u32)
+    }
+
+    /// Whether groups are anything but neighbours.
+    pub(super) fn is_ordered(
+        &self,
+        read: &dyn Fn(&TensorInfo) -> Result<Vec<u8>, SourceError>,
+    ) -> Result<bool, LoadError> {
+        Ok(self.order.is_some() && !self.order(read)?.into_iter().eq(self.neighbours()))
     }
 }
 
@@ -181,16 +215,16 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// Appends rows of what it stands for, as `F32`.
-    pub(super) fn append(&self, rows: Range<u64>, out: &mut Vec<u8>) {
+    /// Appends rows of what is shown of it, as `F32`.
+    pub(super) fn append(&self, view: View, rows: Range<u64>, out: &mut Vec<u8>) {
         let at = out.len();
         let first = rows.start as usize;
         out.resize(at + (rows.end as usize - first) * self.inputs * 4, 0);
-        let row = |(row, out): (usize, &mut [u8])| self.row(first + row, out);
+        let row = |(row, out): (usize, &mut [u8])| self.row(view, first + row, out);
         out[at..].par_chunks_exact_mut(self.inputs * 4).enumerate().for_each(row);
     }
 
-    fn row(&self, output: usize, out: &mut [u8]) {
+    fn row(&self, view: View, output: usize, out: &mut [u8]) {
         let mask = u32::MAX >> (32 - self.bits);
         let per = (32 / self.bits) as usize;
         // Where an output's field is in a word of neighbouring outputs.
@@ -209,9 +243,16 @@ impl Layer {
                 (self.scales[group * self.outputs + output], zero as i32 + offset)
             })
             .collect();
+        let half = 1 << (self.bits - 1);
         let value = |code: u32, group: u32| {
             let (scale, zero) = groups[group as usize];
-            (scale * ((code & mask) as i32 - zero) as f32).to_le_bytes()
+            let shown = match view {
+                View::Weights => scale * ((code & mask) as i32 - zero) as f32,
+                View::Scales => scale,
+                View::Zeros => (zero - half) as f32,
+                View::Groups => group as f32,
+            };
+            shown.to_le_bytes()
         };
         let (out, _) = out.as_chunks_mut::<4>();
         match self.layout {

@@ -87,6 +87,7 @@ impl Tensor {
             DType::I8 => "CharStorage",
             DType::U8 => "ByteStorage",
             DType::Bool => "BoolStorage",
+            DType::F8E4M3 => unreachable!("there is no storage of it"),
         };
         let strides = (1..=shape.len()).map(|i| shape[i..].iter().product()).collect();
         Tensor {
