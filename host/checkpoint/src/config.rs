@@ -3,6 +3,7 @@
 use crate::ConfigError;
 use crate::parse;
 use engraft_ir::DType;
+use engraft_quant::Scheme;
 use serde_json::{Map, Value, json};
 use std::fmt;
 
@@ -85,13 +86,6 @@ impl Default for Mapping {
         }
     }
 }
-
-/// Schemes whose weights may still be floating-point numbers in a checkpoint: whoever builds
-/// quantises them.
-pub(crate) const WEIGHT_ONLY: [&str; 2] = ["W8A16", "W4A16"];
-
-/// The scheme of four bits whose codes and scales are read.
-pub(crate) const CODES: &str = "W4A16_AWQ";
 
 /// How a model is quantised.
 #[derive(Clone, Debug, PartialEq)]
@@ -224,15 +218,15 @@ impl Config {
         !self.is_tied() && self.own.get("tie_word_embeddings") == Some(&Value::Bool(false))
     }
 
-    /// Turns down what this version cannot work with: quantised checkpoints but those of
-    /// [`CODES`], context parallelism, mappings that make no sense.
+    /// Turns down what this version cannot work with: schemes of quantisation that are not known,
+    /// context parallelism, mappings that make no sense.
     ///
     /// # Errors
     /// What that is, and the key that says so.
     pub fn check_supported(&self) -> Result<(), ConfigError> {
         let scheme = |name: &Option<String>| name.clone().filter(|n| n != "NO_QUANT");
-        let algorithm = scheme(&self.quantization.quant_algo).filter(|name| name != CODES);
-        if let Some(algorithm) = algorithm {
+        let algorithm = scheme(&self.quantization.quant_algo);
+        if let Some(algorithm) = algorithm.filter(|name| Scheme::from_name(name).is_err()) {
             return Err(ConfigError::Quantised { key: "quantization.quant_algo", algorithm });
         }
         if let Some(algorithm) = scheme(&self.quantization.kv_cache_quant_algo) {

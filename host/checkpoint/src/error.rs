@@ -2,6 +2,7 @@
 
 use engraft_diagnostic::{Code, Diagnostic, Fault};
 use engraft_files::{FileError, HeaderError};
+use engraft_quant::Scheme;
 use engraft_weights::{Listing, WeightError};
 use std::path::PathBuf;
 
@@ -117,7 +118,10 @@ impl Diagnostic for ConfigError {
             ConfigError::WorldSize { .. } => {
                 "make `world_size` the product of the three".to_owned()
             }
-            ConfigError::Quantised { .. } => "convert the model without quantisation".to_owned(),
+            ConfigError::Quantised { key: "quantization.quant_algo", .. } => {
+                format!("convert the model by a scheme that is read: {}", Scheme::names())
+            }
+            ConfigError::Quantised { .. } => "convert the model with a cache of floats".to_owned(),
             ConfigError::Split { .. } => {
                 "convert the model again with a `--tp_size` and `--pp_size` that fit it, and \
                  without context parallelism"
@@ -204,14 +208,6 @@ pub enum CheckpointError {
         /// The number of the first of them in the whole model.
         first: u32,
     },
-    /// A checkpoint whose weights are to be quantised by whoever builds it.
-    #[error("the checkpoint asks for {algorithm}, but its weights are floating-point numbers yet")]
-    FloatWeights {
-        /// The directory.
-        path: PathBuf,
-        /// The scheme.
-        algorithm: String,
-    },
     /// A checkpoint of which every layer may have a scheme of its own.
     #[error(
         "the checkpoint is quantised with MIXED_PRECISION ({schemes}), which this version does \
@@ -258,7 +254,6 @@ impl Diagnostic for CheckpointError {
             CheckpointError::NoDigests { .. } => 414,
             CheckpointError::MissingRanks { .. } => 415,
             CheckpointError::StageBlocks { .. } => 416,
-            CheckpointError::FloatWeights { .. } => 417,
             CheckpointError::Mixed { .. } => 418,
             CheckpointError::Config(e) | CheckpointError::ConfigFile { error: e, .. } => {
                 return e.code();
@@ -275,7 +270,6 @@ impl Diagnostic for CheckpointError {
             | CheckpointError::Tensors { .. }
             | CheckpointError::MissingRanks { .. }
             | CheckpointError::StageBlocks { .. }
-            | CheckpointError::FloatWeights { .. }
             | CheckpointError::Mixed { .. }
             | CheckpointError::TiedDiffers { .. } => Fault::Input,
             CheckpointError::Changed { .. } | CheckpointError::NoDigests { .. } => Fault::Check,
@@ -291,7 +285,6 @@ impl Diagnostic for CheckpointError {
             CheckpointError::Malformed { path, .. }
             | CheckpointError::TiedDiffers { path, .. }
             | CheckpointError::StageBlocks { path, .. }
-            | CheckpointError::FloatWeights { path, .. }
             | CheckpointError::Mixed { path, .. }
             | CheckpointError::NoDigests { path } => Some(path.display().to_string()),
             CheckpointError::MissingRanks { path, missing, .. } => {
@@ -348,12 +341,6 @@ impl Diagnostic for CheckpointError {
                  called 0..{share}",
                 first + share
             ),
-            CheckpointError::FloatWeights { .. } => {
-                "such weights are quantised when an engine is built, which this version does not \
-                 do yet; set `quantization.quant_algo` to null in config.json to build them as they \
-                 are"
-                    .to_owned()
-            }
             CheckpointError::Mixed { .. } => "convert the model without quantisation".to_owned(),
             CheckpointError::Changed { .. } => {
                 "copy the checkpoint again, or convert the model again".to_owned()

@@ -1,6 +1,5 @@
 //! A checkpoint as it lies on disk, whoever wrote it.
 
-use crate::config::WEIGHT_ONLY;
 use crate::engraft_json::Record;
 use crate::join::{Joined, supply};
 use crate::rank_file::{RankFile, RankTensors, place_rank, weights_file};
@@ -260,17 +259,7 @@ fn open_config(directory: &Path) -> Result<Config, CheckpointError> {
         let path = directory.join(mixed::FILE);
         return Err(mixed::refusal(&whole(&path, TEXT_LIMIT)?, path));
     }
-    let supported = config.check_supported();
-    if supported.is_err() && WEIGHT_ONLY.contains(&algorithm) {
-        let mapping = config.mapping.ir().map_err(in_config(directory))?;
-        let ranks = open_ranks(directory, mapping, config.num_hidden_layers)?;
-        let float = |file: &RankFile| file.tensors.values().all(|tensor| tensor.dtype.is_float());
-        if ranks.iter().all(float) {
-            let algorithm = algorithm.to_owned();
-            return Err(CheckpointError::FloatWeights { path: directory.to_owned(), algorithm });
-        }
-    }
-    supported.map_err(in_config(directory))?;
+    config.check_supported().map_err(in_config(directory))?;
     Ok(config)
 }
 

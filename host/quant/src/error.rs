@@ -3,6 +3,8 @@
 use engraft_diagnostic::{Code, Diagnostic, Fault};
 use engraft_weights::Listing;
 
+use crate::Scheme;
+
 /// Why quantised weights cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum QuantError {
@@ -20,6 +22,34 @@ pub enum QuantError {
         /// Within what.
         what: String,
     },
+    /// A pattern of modules that is none.
+    #[error("`{pattern}` is no pattern of modules")]
+    Pattern {
+        /// As it was given.
+        pattern: String,
+    },
+    /// Weights that were laid out for one kind of GPU.
+    #[error("the weights of {algorithm} in this checkpoint are laid out for one kind of GPU")]
+    Preprocessed {
+        /// The scheme.
+        algorithm: String,
+    },
+    /// Scales of groups of another size than the config says.
+    #[error("`{weight}` has scales for groups of {found} inputs, and the config says {said}")]
+    GroupSize {
+        /// The weight.
+        weight: String,
+        /// What its scales are for.
+        found: u64,
+        /// What the config says.
+        said: u64,
+    },
+    /// A scheme that asks for more than the weights tell.
+    #[error("`{weight}` cannot be quantised so without calibration")]
+    Uncalibrated {
+        /// The weight.
+        weight: String,
+    },
 }
 
 impl Diagnostic for QuantError {
@@ -28,6 +58,10 @@ impl Diagnostic for QuantError {
             QuantError::Unsupported(_) => 850,
             QuantError::Misfits(_) => 851,
             QuantError::Cut { .. } => 852,
+            QuantError::Uncalibrated { .. } => 853,
+            QuantError::Pattern { .. } => 854,
+            QuantError::Preprocessed { .. } => 855,
+            QuantError::GroupSize { .. } => 856,
         })
     }
 
@@ -42,11 +76,18 @@ impl Diagnostic for QuantError {
     fn help(&self) -> Option<String> {
         let text = match self {
             QuantError::Unsupported(_) => {
-                "take a checkpoint of float weights, or one of W4A16_AWQ without zero points"
+                return Some(format!("what is read are floats, and {}", Scheme::names()));
             }
-            QuantError::Misfits(_) => "get the checkpoint again, or export it anew",
+            QuantError::Misfits(_) | QuantError::GroupSize { .. } => {
+                "get the checkpoint again, or export it anew"
+            }
             QuantError::Cut { .. } => {
                 "export the checkpoint for fewer ranks, or with smaller groups"
+            }
+            QuantError::Uncalibrated { .. } => "give texts by --calib_dataset",
+            QuantError::Pattern { .. } => "give names of modules in which * stands for anything",
+            QuantError::Preprocessed { .. } => {
+                "convert the model anew: what is written then suits every machine"
             }
         };
         Some(text.to_owned())

@@ -1,218 +1,124 @@
-//! A quantised checkpoint as one of floats.
-//!
-//! Codes are multiplied by their scales, and by those of their inputs, in `f32`, and rounded once
-//! to the type that is asked for. Of a weight all scales are held, and a piece of its codes.
+//! What the tensors of a quantised weight stand for.
 
-use std::collections::BTreeMap;
+use engraft_ir::{CodeKind, DType};
+use engraft_kernels_cpu::fp8;
 
-use engraft_files::FileError;
-use engraft_ir::{Axis, DType, Meaning};
-use engraft_weights::{Listing, Provider, Supply, WeightError};
-use half::{bf16, f16};
+use crate::rounded::widen;
+use crate::{Coded, Grouping, Role, codes};
 
-use crate::stored::{INPUT_SCALES, SCALES};
-use crate::{QuantError, Stored, codes};
-
-/// Provides the weights that another's tensors stand for.
-pub struct Floats<'a> {
-    inner: &'a dyn Provider,
-    stored: &'a Stored,
-    names: Vec<String>,
-    weights: BTreeMap<String, Supply>,
-}
-
-impl<'a> Floats<'a> {
-    /// The tensors of `inner`, which are `stored`, as elements of `dtype`.
-    ///
-    /// # Errors
-    /// [`QuantError::Misfits`]: all tensors that are missing, have another shape or another type.
-    pub fn new(
-        inner: &'a dyn Provider,
-        stored: &'a Stored,
-        dtype: DType,
-    ) -> Result<Floats<'a>, QuantError> {
-        let mut misfits = Vec::new();
-        for (name, shape) in &stored.tensors {
-            let is_codes = stored.weight(name).is_some();
-            match inner.get(name) {
-                None => misfits.push(format!("`{name}` {shape:?} is missing")),
-                Some(found) if found.shape() != *shape => {
-                    misfits.push(format!("`{name}` is {:?}, not {shape:?}", found.shape()));
+/// The numbers that a weight's tensors stand for, each what it is of with its type and its
+/// elements: `(code − zero) · scale · input_scale`.
+///
+/// Elements that are not there count as 0.
+pub fn weights(coded: &Coded, tensors: &[(Role, DType, Vec<u8>)]) -> Vec<f32> {
+    let find = |role: Role| tensors.iter().find(|(found, ..)| *found == role);
+    let numbers = |role: Role| -> Vec<f32> {
+        find(role).map(|(_, dtype, bytes)| widened(bytes, *dtype)).unwrap_or_default()
+    };
+    let columns = coded.shape.last().copied().unwrap_or(1).max(1) as usize;
+    let rows = coded.shape.iter().product::<u64>() as usize / columns;
+    let bytes = find(Role::Codes).map(|(_, _, bytes)| bytes.as_slice()).unwrap_or_default();
+    let (scales, zeros) = (numbers(Role::Scales), numbers(Role::Zeros));
+    let (index, inputs) = (numbers(Role::GroupIndex), numbers(Role::InputScales));
+    let groups = match coded.scheme.grouping {
+        Grouping::Group(size) => columns / (size as usize).max(1),
+        Grouping::Tensor | Grouping::Row => 1,
+    };
+    let rows_of_scale = match coded.scheme.grouping {
+        Grouping::Tensor => rows / scales.len().max(1),
+        Grouping::Row | Grouping::Group(_) => 1,
+    };
+    // Lists and scales of inputs are for all rows, or for those of each matrix.
+    let of = |list: &[f32], row: usize, column: usize, other: f32| {
+        let matrices = (list.len() / columns).max(1);
+        let matrix = row / (rows / matrices).max(1);
+        list.get(matrix * columns + column).copied().unwrap_or(other)
+    };
+    let mut all = Vec::with_capacity(rows * columns);
+    for row in 0..rows {
+        for column in 0..columns {
+            let code = match coded.scheme.kind {
+                CodeKind::Int4 => {
+                    let byte = bytes.get(row / 2 * columns + column).copied().unwrap_or(0);
+                    let (even, odd) = codes::unpack(byte);
+                    f32::from(if row % 2 == 0 { even } else { odd })
                 }
-                Some(found) if is_codes && !matches!(found.dtype, DType::I8 | DType::U8) => {
-                    misfits.push(format!("`{name}` holds {}, and no codes", found.dtype));
+                CodeKind::Int8 => {
+                    f32::from(bytes.get(row * columns + column).copied().unwrap_or(0) as i8)
                 }
-                Some(found) if !is_codes && !found.dtype.is_float() => {
-                    misfits.push(format!("`{name}` holds {}, and no floats", found.dtype));
+                CodeKind::Fp8 => {
+                    fp8::decode(bytes.get(row * columns + column).copied().unwrap_or(0))
                 }
-                Some(_) => {}
-            }
-        }
-        if !misfits.is_empty() {
-            return Err(QuantError::Misfits(Listing(misfits)));
-        }
-        let is_scale = |name: &str| {
-            [SCALES, INPUT_SCALES].iter().any(|suffix| {
-                let weight = name.strip_suffix(suffix).map(|module| format!("{module}.weight"));
-                weight.is_some_and(|weight| stored.weight(&weight).is_some())
-            })
-        };
-        let names = inner.names().iter().filter(|name| !is_scale(name)).cloned().collect();
-        let supply = |shape: &[u64]| Supply {
-            dtype,
-            axes: shape.iter().map(|&n| Axis::new(n, Meaning::Plain)).collect(),
-            tied: None,
-        };
-        let weights = inner.names().iter().filter_map(|name| {
-            let shape = stored.weight(name)?;
-            Some((name.clone(), supply(shape)))
-        });
-        Ok(Floats { inner, stored, names, weights: weights.collect() })
-    }
-
-    /// All values of a tensor of scales.
-    fn scales(&self, name: &str) -> Result<Vec<f32>, WeightError> {
-        let dtype = self.inner.get(name).map_or(DType::F32, |supply| supply.dtype);
-        let mut bytes = Vec::new();
-        self.inner.stream(name, &mut |piece| {
-            bytes.extend_from_slice(piece);
-            Ok(())
-        })?;
-        Ok(match dtype {
-            DType::F64 => each(&bytes, |b| f64::from_le_bytes(b) as f32),
-            DType::F16 => each(&bytes, |b| f16::from_le_bytes(b).to_f32()),
-            DType::BF16 => each(&bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            _ => each(&bytes, f32::from_le_bytes),
-        })
-    }
-}
-
-fn each<const W: usize>(bytes: &[u8], of: impl Fn([u8; W]) -> f32) -> Vec<f32> {
-    bytes.as_chunks::<W>().0.iter().map(|&element| of(element)).collect()
-}
-
-impl Provider for Floats<'_> {
-    fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    fn get(&self, name: &str) -> Option<&Supply> {
-        self.weights.get(name).or_else(|| self.inner.get(name))
-    }
-
-    fn held(&self, name: &str) -> u64 {
-        match self.weights.get(name) {
-            // A piece of codes becomes up to eight times as many bytes; the scales are beside it.
-            Some(supply) => supply.bytes().min(64 << 20).saturating_add(supply.bytes() / 8),
-            None => self.inner.held(name),
+            };
+            let neighbour = (column * groups / columns) as f32;
+            let group = of(&index, row, column, neighbour) as usize;
+            let at = row / rows_of_scale.max(1) * groups + group;
+            let scale = scales.get(at).copied().unwrap_or(0.0);
+            let zero = zeros.get(at).copied().unwrap_or(0.0);
+            all.push((code - zero) * scale * of(&inputs, row, column, 1.0));
         }
     }
+    all
+}
 
-    fn stream(
-        &self,
-        name: &str,
-        sink: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
-    ) -> Result<(), WeightError> {
-        let Some(supply) = self.weights.get(name) else { return self.inner.stream(name, sink) };
-        let shape = supply.shape();
-        let module = name.strip_suffix(".weight").unwrap_or(name);
-        let scheme = self.stored.scheme();
-        let mut rows = Rows {
-            outputs: shape[shape.len() - 2] as usize,
-            inputs: shape[shape.len() - 1] as usize,
-            group: scheme.group as usize,
-            scales: self.scales(&format!("{module}{SCALES}"))?,
-            input_scales: match scheme.input_scales {
-                true => self.scales(&format!("{module}{INPUT_SCALES}"))?,
-                false => Vec::new(),
-            },
-            dtype: supply.dtype,
-            done: 0,
-            too_large: None,
-        };
-        let mut rest: Vec<u8> = Vec::new();
-        let mut out = Vec::new();
-        let streamed = self.inner.stream(name, &mut |piece| {
-            rest.extend_from_slice(piece);
-            let whole = rest.len() - rest.len() % rows.inputs;
-            out.clear();
-            for pair in rest[..whole].chunks_exact(rows.inputs) {
-                rows.append(pair, &mut out);
-            }
-            rest.drain(..whole);
-            match rows.too_large {
-                None => sink(&out),
-                Some(_) => Err(FileError::Interrupted),
-            }
-        });
-        if let Some((row, column, value)) = rows.too_large {
-            let (tensor, parameter) = (name.to_owned(), name.to_owned());
-            let mut index = vec![row as u64 % shape[shape.len() - 2], column as u64];
-            if shape.len() > 2 {
-                index.insert(0, row as u64 / shape[shape.len() - 2]);
-            }
-            let (value, dtype) = (f64::from(value), supply.dtype);
-            return Err(WeightError::TooLarge { tensor, index, value, dtype, parameter });
+/// Elements as `f32`: floats, and integers that are small enough.
+fn widened(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    match dtype {
+        DType::I16 => {
+            bytes.as_chunks::<2>().0.iter().map(|&b| f32::from(i16::from_le_bytes(b))).collect()
         }
-        streamed
-    }
-}
-
-/// A weight that is being unpacked.
-struct Rows {
-    outputs: usize,
-    inputs: usize,
-    group: usize,
-    /// `[experts, outputs, inputs / group]`
-    scales: Vec<f32>,
-    /// `[experts, inputs]`, or none.
-    input_scales: Vec<f32>,
-    dtype: DType,
-    /// Rows that came out so far, of all experts.
-    done: usize,
-    /// The first number that the type cannot hold, with its row and column.
-    too_large: Option<(usize, usize, f32)>,
-}
-
-impl Rows {
-    /// Appends the two rows of a row of bytes.
-    fn append(&mut self, pair: &[u8], out: &mut Vec<u8>) {
-        for odd in [false, true] {
-            let row = self.done;
-            let groups = self.inputs / self.group;
-            let scales = &self.scales[row * groups..(row + 1) * groups];
-            let first = row / self.outputs * self.inputs;
-            for (column, &byte) in pair.iter().enumerate() {
-                let (even_code, odd_code) = codes::unpack(byte);
-                let code = if odd { odd_code } else { even_code };
-                let mut value = f32::from(code) * scales[column / self.group];
-                if let Some(scale) = self.input_scales.get(first + column) {
-                    value *= scale;
-                }
-                let is_finite = match self.dtype {
-                    DType::F16 => {
-                        let value = f16::from_f32(value);
-                        out.extend(value.to_le_bytes());
-                        value.is_finite()
-                    }
-                    DType::BF16 => {
-                        let value = bf16::from_f32(value);
-                        out.extend(value.to_le_bytes());
-                        value.is_finite()
-                    }
-                    _ => {
-                        out.extend(value.to_le_bytes());
-                        value.is_finite()
-                    }
-                };
-                if !is_finite && self.too_large.is_none() {
-                    self.too_large = Some((row, column, value));
-                }
-            }
-            self.done += 1;
+        DType::I32 => {
+            bytes.as_chunks::<4>().0.iter().map(|&b| i32::from_le_bytes(b) as f32).collect()
+        }
+        _ => {
+            let mut floats = Vec::new();
+            widen(bytes, dtype, &mut floats);
+            floats
         }
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::Scheme;
+
+    fn floats(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn codes_by_hand() {
+        let scheme = Scheme::from_name("W4A16_GPTQ").unwrap();
+        let scheme =
+            Scheme { grouping: Grouping::Group(1), zeros: true, input_scales: true, ..scheme };
+        let mut coded = Coded { scheme, shape: vec![2, 2] };
+        let mut tensors = vec![
+            (Role::Codes, DType::I8, codes::pack(&[1, 2], &[-3, -8])),
+            (Role::Scales, DType::F32, floats(&[1.0, 0.5, 2.0, 4.0])),
+            (
+                Role::Zeros,
+                DType::I16,
+                [0i16, 1, -1, 0].iter().flat_map(|z| z.to_le_bytes()).collect(),
+            ),
+            (Role::InputScales, DType::F32, floats(&[1.0, 10.0])),
+        ];
+        assert_eq!(weights(&coded, &tensors), [1.0, 5.0, -4.0, -320.0]);
+        // The other way round: the first input is of the second group.
+        coded.scheme.group_index = true;
+        let index = [1i32, 0].iter().flat_map(|group| group.to_le_bytes()).collect();
+        tensors.push((Role::GroupIndex, DType::I32, index));
+        assert_eq!(weights(&coded, &tensors), [0.0, 20.0, -12.0, -140.0]);
+    }
+
+    #[test]
+    fn one_scale_is_for_a_matrix_and_one_for_each_of_several() {
+        let scheme = Scheme::from_name("FP8").unwrap();
+        let coded = Coded { scheme, shape: vec![2, 1, 2] };
+        let tensors = [
+            (Role::Codes, DType::F8E4M3, vec![0x38, 0xb8, 0x40, 0]),
+            (Role::Scales, DType::F32, floats(&[3.0, 5.0])),
+        ];
+        assert_eq!(weights(&coded, &tensors), [3.0, -3.0, 10.0, 0.0]);
+    }
+}

@@ -2,7 +2,6 @@
 
 use super::cells::Layout;
 use super::{Joined, Part, Whole};
-use crate::config::CODES;
 use crate::extras::{is_computed, is_left_alone};
 use crate::rank_file::place_rank;
 use crate::read::Files;
@@ -96,8 +95,9 @@ fn find<'a>(
             findings.shapes.push(line);
             continue;
         }
-        let may_be_codes = files.config.quantization.quant_algo.as_deref() == Some(CODES)
-            && matches!(entry.dtype, DType::I8 | DType::U8);
+        // Of which type codes and what they are told by must be is for whoever reads them.
+        let may_be_codes = files.config.quantization.quant_algo.is_some()
+            && !matches!(entry.dtype, DType::Bool | DType::I64);
         if !entry.dtype.is_float() && !may_be_codes {
             let line = format!("{}`{}` holds {} elements", files.at(rank), share.name, entry.dtype);
             findings.shapes.push(line);
