@@ -161,7 +161,7 @@ fn check_supplies(
         let shares: BTreeMap<&str, &Share> =
             shares.iter().map(|share| (share.name.as_str(), share)).collect();
         for weight in graph.weights.values() {
-            let declared = format!("{} {:?}", weight.dtype, weight.shape());
+            let declared = format!("{} {:?}", weight.dtype, weight.stored_shape());
             let differs =
                 |found| Mismatch { name: weight.name.clone(), declared: declared.clone(), found };
             let share = shares.get(weight.name.as_str());
@@ -174,7 +174,7 @@ fn check_supplies(
                 }
                 (Some(supply), Some(share)) => {
                     let shape = share.cut.shape();
-                    if supply.dtype != weight.dtype || shape != weight.shape() {
+                    if supply.dtype != weight.dtype || shape != weight.stored_shape() {
                         different.push(differs(format!("{} {shape:?}", supply.dtype)));
                     }
                 }

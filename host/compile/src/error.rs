@@ -4,6 +4,7 @@ use crate::partition::PartitionError;
 use engraft_diagnostic::{Code, Diagnostic, Fault, escape};
 use engraft_engine::EngineError;
 use engraft_ir::{DType, TypeError, VerifierErrors};
+use engraft_quant::QuantError;
 use engraft_weights::WeightError;
 use std::fmt::Write;
 
@@ -69,6 +70,17 @@ pub enum CompileError {
         /// Its elements.
         dtype: DType,
     },
+    /// A weight cannot be one of codes.
+    #[error("the weight `{}` cannot be quantised: {reason}", escape(name))]
+    Codes {
+        /// The weight.
+        name: String,
+        /// Why, as a clause.
+        reason: &'static str,
+    },
+    /// Ranks cut through codes.
+    #[error(transparent)]
+    Quant(#[from] QuantError),
     /// Weights of the graph and weights supplied are not the same.
     #[error("{}", supplies(missing, different, unused))]
     Supplies {
@@ -133,6 +145,7 @@ impl CompileError {
             CompileError::Graph(e) => Some(e),
             CompileError::Engine(e) => Some(e),
             CompileError::Weight(e) => Some(e.as_ref()),
+            CompileError::Quant(e) => Some(e),
             _ => None,
         }
     }
@@ -149,6 +162,8 @@ impl Diagnostic for CompileError {
             CompileError::NoKernel { .. } => 706,
             CompileError::Supplies { .. } => 707,
             CompileError::Partition(_) => 708,
+            CompileError::Codes { .. } => 709,
+            CompileError::Quant(e) => return e.code(),
             CompileError::Graph(e) => return e.code(),
             CompileError::Engine(e) => return e.code(),
             CompileError::Weight(e) => return e.code(),
@@ -162,7 +177,9 @@ impl Diagnostic for CompileError {
             | CompileError::NoLength
             | CompileError::Partition(_) => Fault::Usage,
             CompileError::Pass { .. } | CompileError::Broken { .. } => Fault::Bug,
-            CompileError::NoKernel { .. } | CompileError::Supplies { .. } => Fault::Input,
+            CompileError::NoKernel { .. }
+            | CompileError::Codes { .. }
+            | CompileError::Supplies { .. } => Fault::Input,
             _ => self.inner().map_or(Fault::Bug, Diagnostic::fault),
         }
     }

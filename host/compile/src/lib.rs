@@ -14,6 +14,7 @@ mod build_config;
 mod error;
 pub mod partition;
 pub mod passes;
+mod quantise;
 mod select;
 
 pub use build::{Built, Input, Predicted, build, predict};
@@ -21,4 +22,5 @@ pub use build_config::BuildOptions;
 pub use engraft_engine::{BuildConfig, KvCacheType};
 pub use error::{CompileError, Mismatch};
 pub use partition::{Part, PartitionError, partition};
+pub use quantise::quantise;
 pub use select::Target;

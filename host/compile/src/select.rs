@@ -8,7 +8,8 @@
 //! an engine is loaded, by what the processor has: an engine outlives the machine that built it.
 
 use crate::error::CompileError;
-use engraft_ir::{DType, Graph};
+use engraft_ir::{DType, Graph, Weight, WeightData};
+use std::collections::BTreeSet;
 
 /// A device that engines are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +46,18 @@ impl Target {
     /// [`CompileError::NoKernel`] with the first that it has none for.
     pub fn check(self, graph: &Graph) -> Result<(), CompileError> {
         let Target::Cpu = self;
-        let known = |dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
-        match graph.weights.values().find(|weight| !known(weight.dtype)) {
+        let told_by: BTreeSet<Weight> = graph
+            .weights
+            .values()
+            .filter_map(|w| w.coding)
+            .flat_map(|c| c.weights().collect::<Vec<_>>())
+            .collect();
+        let known = |(weight, data): &(Weight, &WeightData)| {
+            matches!(data.dtype, DType::F32 | DType::F16 | DType::BF16)
+                || data.coding.is_some()
+                || told_by.contains(weight)
+        };
+        match graph.weights.iter().find(|weight| !known(weight)).map(|(_, data)| data) {
             None => Ok(()),
             Some(weight) => Err(CompileError::NoKernel {
                 target: self.name(),

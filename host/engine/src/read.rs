@@ -288,7 +288,7 @@ fn range(weight: &WeightData, header: &Header, path: &Path) -> Result<Range<usiz
     let Some(entry) = header.tensors.get(name) else {
         return Err(EngineError::MissingTensor { path: path.to_owned(), name: name.clone() });
     };
-    let shape = weight.shape();
+    let shape = weight.stored_shape();
     if entry.dtype != weight.dtype || entry.shape != shape {
         return Err(EngineError::TensorMismatch {
             path: path.to_owned(),

@@ -128,7 +128,7 @@ fn declared(contents: &Contents<'_>, graph: &Graph) -> (BTreeMap<String, String>
         (format::KEY_FILES, digests_json(&files)),
     ];
     let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    let tensors = own(graph).map(|w| (w.name.clone(), w.dtype, w.shape())).collect();
+    let tensors = own(graph).map(|w| (w.name.clone(), w.dtype, w.stored_shape())).collect();
     (metadata, tensors)
 }
 

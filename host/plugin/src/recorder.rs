@@ -101,15 +101,15 @@ impl Recorder {
                 let weight = *self.embedding.get(to).ok_or_else(|| {
                     format!("is tied to `{}`, and the embedding has none of that name", escape(to))
                 })?;
-                let WeightData { dtype, axes, tied, .. } = self.graph.weights[weight].clone();
-                if tied.is_some() {
+                let shared = self.graph.weights[weight].clone();
+                if shared.tied.is_some() {
                     return Err(format!("is tied to `{}`, which is tied itself", escape(to)));
                 }
-                WeightData { name, dtype, axes, tied: Some(weight) }
+                WeightData { name, tied: Some(weight), ..shared }
             }
             origin => {
                 let axes = origin.axes().map_err(|e| e.to_string())?.unwrap_or_default();
-                WeightData { dtype: dtype(&name, parameter.precision), name, axes, tied: None }
+                WeightData::plain(name.clone(), dtype(&name, parameter.precision), axes)
             }
         };
         data.check()?;

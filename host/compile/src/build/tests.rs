@@ -13,7 +13,7 @@ use std::fs;
 
 fn weight(graph: &mut Graph, place: Place, name: &str, shape: &[u64]) -> Weight {
     let axes = shape.iter().map(|&n| Axis::new(n, Meaning::Plain)).collect();
-    graph.make_weight(place, WeightData { name: name.into(), dtype: DType::F16, axes, tied: None })
+    graph.make_weight(place, WeightData::plain(name.into(), DType::F16, axes))
 }
 
 fn append(graph: &mut Graph, place: Place, op: Op) -> Tensor {

@@ -481,9 +481,10 @@ impl<'a> Partitioner<'a> {
         let axes = data.axes.iter().zip(&cut.axes).map(|(axis, kept)| cut_axis(axis, kept));
         let (axes, dtype): (_, DType) = (axes.collect(), data.dtype);
         let name = self.local_name(&data.name);
-        let here = self.graph.make_weight(self.place, WeightData { name, dtype, axes, tied });
+        let data = WeightData { tied, ..WeightData::plain(name, dtype, axes) };
+        let here = self.graph.make_weight(self.place, data);
         if tied.is_none() {
-            let share = self.named(data, cut.clone());
+            let share = self.named(&self.from.weights[weight], cut.clone());
             self.shares.push(share);
         }
         self.weights.insert(weight, (here, cut));

@@ -69,6 +69,7 @@ impl Partitioner<'_> {
             | Op::AllGather { .. }
             | Op::Outputs { .. }
             | Op::AddRmsNorm { .. }
+            | Op::RoundInputs { .. }
             | Op::Gate { .. } => {
                 return Err(self.cannot(node, "a graph is split before any pass has run over it"));
             }

@@ -40,7 +40,7 @@ impl<'a> Inputs<'a> {
         Ok(match *call {
             Call::Embedding { table, first, output } => Step::Embedding {
                 tokens: &self.batch.tokens,
-                table: table.elements(self.program)?,
+                table: table.elements(self.program, &self.plan.vectors)?,
                 first,
                 output: rows(output),
             },
@@ -49,13 +49,13 @@ impl<'a> Inputs<'a> {
             }
             Call::Linear { input, weight, bias, output } => Step::Linear {
                 input: rows(input),
-                weights: weight.elements(self.program)?,
+                weights: weight.elements(self.program, &self.plan.vectors)?,
                 bias: bias.map(vector),
                 output: rows(output),
             },
             Call::LinearHeads { input, weight, bias, heads, output } => Step::LinearHeads {
                 input: rows(input),
-                weights: weight.elements(self.program)?,
+                weights: weight.elements(self.program, &self.plan.vectors)?,
                 bias: bias.map(vector),
                 heads,
                 output: rows(output),
@@ -85,7 +85,7 @@ impl<'a> Inputs<'a> {
                 output: rows(output),
             },
             Call::Positions { table, first, output } => Step::Positions {
-                table: table.elements(self.program)?,
+                table: table.elements(self.program, &self.plan.vectors)?,
                 first,
                 spans: self.spans,
                 output: rows(output),
@@ -141,6 +141,12 @@ impl<'a> Inputs<'a> {
             Call::Scale { input, factor, output } => {
                 Step::Scale { input: rows(input), factor, output: rows(output) }
             }
+            Call::RoundInputs { input, scales, grid, output } => Step::RoundInputs {
+                input: rows(input),
+                scales: scales.map(vector),
+                grid,
+                output: rows(output),
+            },
             Call::Softcap { input, bound, output } => {
                 Step::Softcap { input: rows(input), bound, output: rows(output) }
             }

@@ -243,6 +243,7 @@ fn overwritable(op: &Op) -> Vec<Value> {
         | Op::RmsNormHeads { .. }
         | Op::LayerNormHeads { .. }
         | Op::Scale { .. }
+        | Op::RoundInputs { .. }
         | Op::Softcap { .. }
         | Op::Clamp { .. }
         | Op::AddRmsNorm { .. }

@@ -1,6 +1,7 @@
 //! A mixture of experts in the plan, and what the kernel is told of it in a step.
 
-use super::plan::{Matrix, unsupported};
+use super::matrix::Matrix;
+use super::plan::unsupported;
 use crate::device::Program;
 use crate::error::RuntimeError;
 use engraft_ir::{MixtureData, Weight};
@@ -122,8 +123,8 @@ impl Mixture {
     ) -> Result<Experts<'a>, RuntimeError> {
         let bias = |which: usize| self.biases.map(|at| vectors[at[which]].as_slice());
         Ok(Experts {
-            up: self.up.elements(program)?,
-            down: self.down.elements(program)?,
+            up: self.up.elements(program, vectors)?,
+            down: self.down.elements(program, vectors)?,
             up_bias: bias(0),
             down_bias: bias(1),
             inner: self.inner,

@@ -4,6 +4,7 @@
 mod collective;
 mod exec;
 mod machine;
+mod matrix;
 mod memory;
 mod mixture;
 mod plan;

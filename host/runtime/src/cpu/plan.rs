@@ -4,30 +4,16 @@
 //! here: they are a thousandth of a model.
 
 use super::collective::Collective;
+use super::matrix::{Matrix, widened};
 use super::memory::{Memory, Slot};
 use super::mixture::{self, Mixture};
 use crate::device::{Limits, Program};
 use crate::error::RuntimeError;
 use engraft_ir::{
-    Activation, AnyEntity, DType, Dim, Graph, Node, NodeData, Op, Rotary, StateData, Stretch,
-    Value, Weight,
+    Activation, AnyEntity, CodeKind, Dim, Graph, Grid, Node, NodeData, Op, Rotary, StateData,
+    Stretch, Value, Weight,
 };
-use engraft_kernels_cpu::{Norm, Rows, WeightKind, Weights, convert::to_vec};
-
-/// A matrix among the weights.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Matrix {
-    weight: Weight,
-    kind: WeightKind,
-}
-
-impl Matrix {
-    /// Its elements where the engine maps them.
-    pub(crate) fn elements(self, program: &dyn Program) -> Result<Weights<'_>, RuntimeError> {
-        Weights::from_bytes(self.kind, program.weight(self.weight))
-            .ok_or_else(|| unsupported("its bytes are not aligned", self.weight))
-    }
-}
+use engraft_kernels_cpu::{self as kernels, Norm, Rows};
 
 /// One kernel call. A gain, a bias or slopes are an index into [`Plan::vectors`], and so are taps
 /// and rates. A recurrence's gates are that of the input and that of what is kept.
@@ -50,6 +36,7 @@ pub(crate) enum Call {
     Add { left: Slot, right: Slot, output: Slot },
     Multiply { left: Slot, right: Slot, output: Slot },
     Scale { input: Slot, factor: f32, output: Slot },
+    RoundInputs { input: Slot, scales: Option<usize>, grid: Option<kernels::Grid>, output: Slot },
     Softcap { input: Slot, bound: f32, output: Slot },
     Clamp { input: Slot, low: f32, high: f32, output: Slot },
     Mix { input: Slot, scores: Slot, mixture: Mixture, output: Slot },
@@ -177,29 +164,12 @@ impl Builder<'_> {
         }
     }
 
-    /// A weight of a type that there are kernels for, with as many bytes as its shape says.
-    fn matrix(&self, weight: Weight) -> Result<Matrix, RuntimeError> {
-        let data = &self.graph.weights[weight];
-        let kind = match data.dtype {
-            DType::F32 => WeightKind::F32,
-            DType::F16 => WeightKind::F16,
-            DType::BF16 => WeightKind::BF16,
-            other => {
-                return Err(unsupported(
-                    &format!("there is no kernel for {other} weights"),
-                    weight,
-                ));
-            }
-        };
-        let (found, expected) = (self.program.weight(weight).len() as u64, data.bytes());
-        if found != expected {
-            return Err(RuntimeError::WeightSize { name: data.name.clone(), found, expected });
-        }
-        Ok(Matrix { weight, kind })
+    fn matrix(&mut self, weight: Weight) -> Result<Matrix, RuntimeError> {
+        Matrix::new(self.program, weight, &mut self.vectors)
     }
 
     fn widened(&self, weight: Weight) -> Result<Vec<f32>, RuntimeError> {
-        Ok(to_vec(self.matrix(weight)?.elements(self.program)?))
+        widened(self.program, weight)
     }
 
     fn vector(&mut self, weight: Weight) -> Result<usize, RuntimeError> {
@@ -258,7 +228,8 @@ impl Builder<'_> {
                 Call::Linear { input, weight, bias, output }
             }
             Op::Positions { table, stretch } => {
-                let (table, output) = (self.matrix(table)?, result(0)?);
+                let output = result(0)?;
+                let table = self.matrix(table)?;
                 Call::Positions { table, first: first(stretch)?, output }
             }
             Op::LayerNorm { input, weight, bias, epsilon } => {
@@ -366,6 +337,12 @@ impl Builder<'_> {
             Op::Scale { input, factor } => {
                 Call::Scale { input: self.slot(input)?, factor: factor as f32, output: result(0)? }
             }
+            Op::RoundInputs { input, scales, grid } => {
+                let (input, output) = (self.slot(input)?, result(0)?);
+                let scales = self.maybe_vector(scales)?;
+                let grid = grid.map(|grid| self.grid(grid)).transpose()?;
+                Call::RoundInputs { input, scales, grid, output }
+            }
             Op::Softcap { input, bound } => {
                 Call::Softcap { input: self.slot(input)?, bound: bound as f32, output: result(0)? }
             }
@@ -374,6 +351,15 @@ impl Builder<'_> {
                 Call::Clamp { input: self.slot(input)?, low, high, output: result(0)? }
             }
         }))
+    }
+
+    fn grid(&self, grid: Grid) -> Result<kernels::Grid, RuntimeError> {
+        let scale = grid.scale.map(|scale| self.widened(scale)).transpose()?;
+        let scale = scale.and_then(|scale| scale.first().copied());
+        Ok(match grid.kind {
+            CodeKind::Fp8 => kernels::Grid::Fp8 { scale },
+            CodeKind::Int4 | CodeKind::Int8 => kernels::Grid::Int8 { scale },
+        })
     }
 
     /// The calls that put heads side by side.
