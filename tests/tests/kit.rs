@@ -2,19 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
-use engraft_compile::BuildOptions;
-use engraft_engine::Engine;
-use engraft_files::{OutputDir, header};
+use engraft_files::header;
 use engraft_ir::DType;
-use engraft_runtime::{LoadOptions, evaluate};
+use engraft_runtime::{LoadOptions, evaluate::Taps};
 use engraft_tests::command::{command, engraft, fails, stderr, stdout, works};
-use engraft_tests::{copied, fixtures, golden, load, pipeline};
+use engraft_tests::{copied, engine, fixtures, golden};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::sync::Arc;
 
 const GOLDEN: &str = "golden/llama-gqa";
 
@@ -228,19 +225,13 @@ fn parity_passes_and_fails_by_the_numbers() {
 /// which is the reference's to 1e-6.
 fn with_hidden(path: &Path) {
     let golden = golden(fixtures().join(GOLDEN));
-    let pipeline = pipeline(&golden.path, Some(DType::F32));
+    let engine = engine(&golden.path, Some(DType::F32));
     let ids: Vec<u8> = golden.prompts[0].iter().flat_map(|id| id.to_le_bytes()).collect();
     let tokens = golden.prompts[0].len();
-    let mut hidden = Vec::new();
-    for block in 0..3 {
-        let folder = tempfile::tempdir().unwrap();
-        let out = OutputDir::create(&folder.path().join("engine"), false).unwrap();
-        let built = pipeline.compile_beginning(block, BuildOptions::default(), out.path());
-        assert!(built.unwrap().is_some());
-        let engine = Arc::new(Engine::open(out.path()).unwrap());
-        let mut model = load(&engine, &LoadOptions::default());
-        hidden.extend(evaluate::logits(&mut model, &golden.prompts[..1]).unwrap().concat());
-    }
+    let mut taps =
+        Taps::load(std::slice::from_ref(&*engine), tokens, &LoadOptions::default()).unwrap();
+    // What each place but the last block hands on is what the next block takes.
+    let hidden = taps.run(&golden.prompts[0]).unwrap()[..3].concat();
     let bytes = |all: &[f32]| all.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let (logits, width) = (bytes(&golden.logits[0]), golden.logits[0].len() / tokens);
     let states = bytes(&hidden);

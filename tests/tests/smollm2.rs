@@ -39,6 +39,10 @@ fn alice(engine: &Engine) -> Vec<u32> {
     Tokenizer::of(engine).unwrap().encode(&text, false).unwrap()
 }
 
+/// As many bytes of that text are its first tokens, and no others: what `cargo xtask bench quality`
+/// calibrates on, and leaves out where it measures.
+const CALIBRATION: (usize, usize) = (62_403, 16_384);
+
 /// The engine of a variant, compiled to keep the variant's own numbers.
 fn variant(name: &str) -> Compiled {
     engine(&hf(name), None)
@@ -185,4 +189,15 @@ fn a_batch_of_a_real_model_gives_what_each_prompt_gives_alone() {
     for (prompt, together) in prompts.iter().zip(&together) {
         assert!(logits(&mut alone, prompt) == *together, "not the same bits");
     }
+}
+
+#[test]
+fn the_text_for_calibration_ends_with_a_token() {
+    let read = |name: &str| std::fs::read(hf("f32").join(name)).unwrap();
+    let (tokenizer, config) = (read("tokenizer.json"), read("tokenizer_config.json"));
+    let tokenizer = Tokenizer::from_bytes(&tokenizer, Some(&config)).unwrap();
+    let text = std::fs::read_to_string(fixtures().join("alice.txt")).unwrap();
+    let all = tokenizer.encode(&text, false).unwrap();
+    let (bytes, tokens) = CALIBRATION;
+    assert_eq!(tokenizer.encode(&text[..bytes], false).unwrap(), all[..tokens]);
 }

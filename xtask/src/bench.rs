@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: figures of speed.
+//! `cargo xtask bench`: figures of speed, memory and quality.
 //!
 //! `bench cpu`: our tokens a second beside llama.cpp's, in alternating runs.
 //!
@@ -9,6 +9,8 @@
 
 mod convert;
 mod plugin;
+mod process;
+mod quality;
 mod synthetic;
 
 use crate::cache::Cache;
@@ -39,6 +41,10 @@ pub enum Bench {
     /// Converting a model of random weights beside copying it: time, the ratio, peak memory. Fails
     /// over 1.3 times `cp`, or over twice the largest tensor and 200 MiB.
     Convert(convert::Args),
+    /// What each format costs: perplexity, divergence and agreement beside the float model, bits,
+    /// bytes, time and memory to convert, on SmolLM2 and on it with noise on its weights, beside
+    /// what others reach.
+    Quality(quality::Args),
 }
 
 /// Flags of `bench cpu`.
@@ -67,6 +73,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Cpu(args) => cpu(args),
         Bench::Plugin(args) => plugin::run(args),
         Bench::Convert(args) => convert::run(args),
+        Bench::Quality(args) => quality::run(args),
     }
 }
 

@@ -13,8 +13,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the tool imports.
-const NUMPY: &str = "numpy==2.2.6";
 /// The dtypes of the HuggingFace directories: as the tool calls them.
 const DTYPES: [&str; 3] = ["bf16", "f16", "f32"];
 
@@ -25,33 +23,41 @@ const STAMP: &str = ".made-from";
 /// Environment variables for the tests: name and path.
 pub fn prepare(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
     let gguf = model::smollm2(cache)?;
-    let tool = paths::root().join("tests/tools/fetch_smollm2.py");
-    let stamp = format!("{}\n{}\n", model::sha256(&tool)?, model::SMOLLM2_SHA256);
     let mut variables = Vec::new();
     for dtype in DTYPES {
-        let name = format!("SmolLM2-135M-Instruct-hf-{dtype}");
-        let dir = cache.entry(&name);
-        if fs::read_to_string(dir.join(STAMP)).unwrap_or_default() != stamp {
-            let python = python::environment(cache, "tests", &[NUMPY])?;
-            println!("making {} once, from {}", dir.display(), gguf.display());
-            cache.place(&name, |path| {
-                let mut make = Command::new(&python);
-                make.arg(&tool).arg("--wheel").arg(&gguf);
-                make.arg("--out").arg(path).args(["--dtype", dtype]);
-                let out = output(&mut make)?.context("the tests' Python is gone")?;
-                if !out.status.success() {
-                    bail!("{} failed:\n{}", tool.display(), python::indented(&out.stderr));
-                }
-                Ok(fs::write(path.join(STAMP), &stamp)?)
-            })?;
-        }
+        let dir = smollm2(cache, &gguf, dtype)?;
         variables.push((format!("ENGRAFT_SMOLLM2_HF_{}", dtype.to_uppercase()), dir));
     }
     variables.push(("ENGRAFT_SMOLLM2_GGUF".to_owned(), gguf));
     variables.push(("ENGRAFT_GEMMA3_GGUF".to_owned(), model::gemma3(cache)?));
     variables.push(("ENGRAFT_GOLDEN_GGUFS".to_owned(), golden_ggufs(cache)?));
     variables.push(("ENGRAFT_GOLDEN_TORCH".to_owned(), golden_torch()?));
+    let python = python::environment(cache, "gguf", python::GGUF_TOOLS)?;
+    variables.push(("ENGRAFT_PYTHON".to_owned(), python));
     Ok(variables)
+}
+
+/// SmolLM2 as a HuggingFace directory of a dtype, made of its GGUF file at the first call.
+pub fn smollm2(cache: &Cache, gguf: &Path, dtype: &str) -> Result<PathBuf> {
+    let tool = paths::root().join("tests/tools/fetch_smollm2.py");
+    let stamp = format!("{}\n{}\n", model::sha256(&tool)?, model::SMOLLM2_SHA256);
+    let name = format!("SmolLM2-135M-Instruct-hf-{dtype}");
+    let dir = cache.entry(&name);
+    if fs::read_to_string(dir.join(STAMP)).unwrap_or_default() == stamp {
+        return Ok(dir);
+    }
+    let python = python::environment(cache, "tests", &[python::NUMPY])?;
+    println!("making {} once, from {}", dir.display(), gguf.display());
+    cache.place(&name, |path| {
+        let mut make = Command::new(&python);
+        make.arg(&tool).arg("--wheel").arg(gguf);
+        make.arg("--out").arg(path).args(["--dtype", dtype]);
+        let out = output(&mut make)?.context("the tests' Python is gone")?;
+        if !out.status.success() {
+            bail!("{} failed:\n{}", tool.display(), python::indented(&out.stderr));
+        }
+        Ok(fs::write(path.join(STAMP), &stamp)?)
+    })
 }
 
 /// The folder of the goldens in PyTorch's forms.

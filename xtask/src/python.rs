@@ -7,8 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What tools that make models of models import.
+pub const NUMPY: &str = "numpy==2.2.6";
 /// What reads and writes GGUF files.
-pub const GGUF_TOOLS: &[&str] = &["gguf==0.19.0", "numpy==2.2.6"];
+pub const GGUF_TOOLS: &[&str] = &["gguf==0.19.0", NUMPY];
 
 const INSTALL: &str = "install Python 3.9 or newer with pip and venv \
                        (on Debian: apt-get install python3 python3-pip python3-venv)";

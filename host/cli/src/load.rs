@@ -5,16 +5,24 @@ use crate::ranks::World;
 use anyhow::Result;
 use engraft_engine::Engine;
 use engraft_runtime::{Isa, LoadOptions, Model, RuntimeError};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Flags of whatever loads an engine. Limits left out are the engine's own.
+/// Flags of whatever loads one engine.
 #[derive(clap::Args)]
 #[command(rename_all = "snake_case")]
 pub struct LoadArgs {
     /// An engine's directory.
     #[arg(long, value_name = "DIR")]
     pub engine_dir: PathBuf,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Flags of how engines run. Limits left out are an engine's own.
+#[derive(clap::Args)]
+#[command(rename_all = "snake_case")]
+pub struct RunArgs {
     /// Run all ranks of an engine in this process, as threads, and not one a process under mpirun.
     #[arg(long)]
     ranks_in_process: bool,
@@ -48,26 +56,9 @@ pub struct LoadArgs {
 impl LoadArgs {
     /// Maps the engine, or what this process has of it, and plans its run.
     pub fn load(&self, world: &World) -> Result<(Arc<Engine>, Model)> {
-        let isa = match &self.isa {
-            None => None,
-            Some(name) => Some(name.parse::<Isa>().map_err(|_| {
-                Usage::new(format!("--isa {name}: no such kernels"))
-                    .help("take plain, avx2 or avx512")
-            })?),
-        };
-        let options = LoadOptions {
-            threads: self.threads,
-            max_batch_size: self.max_batch_size,
-            max_num_tokens: self.max_num_tokens,
-            max_input_len: self.max_input_len,
-            max_seq_len: self.max_seq_len,
-            tokens_per_block: self.tokens_per_block,
-            kv_cache_tokens: self.kv_cache_tokens,
-            isa,
-            ..LoadOptions::default()
-        };
+        let options = self.run.options()?;
         match world.line() {
-            Some(_) if self.ranks_in_process => Err(Usage::new(format!(
+            Some(_) if self.run.ranks_in_process => Err(Usage::new(format!(
                 "--ranks_in_process is for one process, and {} were started",
                 world.size()
             ))
@@ -77,19 +68,10 @@ impl LoadArgs {
                 let engine = Arc::new(self.open_rank(line.rank(), line.size())?);
                 Ok((engine.clone(), Model::load_rank(engine, line, &options)?))
             }
-            None if self.ranks_in_process => {
-                let engines = Engine::open_all(&self.engine_dir)?.into_iter().map(Arc::new);
-                let engines: Vec<Arc<Engine>> = engines.collect();
-                let first = engines[0].clone();
-                let model = match engines.len() {
-                    1 => Model::load(first.clone(), &options)?,
-                    _ => Model::load_in_process(engines, &options)?,
-                };
-                Ok((first, model))
-            }
             None => {
-                let engine = Arc::new(Engine::open(&self.engine_dir)?);
-                Ok((engine.clone(), Model::load(engine, &options)?))
+                let engines = self.run.open(&self.engine_dir)?;
+                let model = load(&engines, &options)?;
+                Ok((engines[0].clone(), model))
             }
         }
     }
@@ -104,5 +86,46 @@ impl LoadArgs {
             Ok(engine) if engine <= rank => Err(RuntimeError::RankCount { engine, running }.into()),
             _ => Err(missing.into()),
         }
+    }
+}
+
+impl RunArgs {
+    /// As the library takes them.
+    pub fn options(&self) -> Result<LoadOptions> {
+        let isa = match &self.isa {
+            None => None,
+            Some(name) => Some(name.parse::<Isa>().map_err(|_| {
+                Usage::new(format!("--isa {name}: no such kernels"))
+                    .help("take plain, avx2 or avx512")
+            })?),
+        };
+        Ok(LoadOptions {
+            threads: self.threads,
+            max_batch_size: self.max_batch_size,
+            max_num_tokens: self.max_num_tokens,
+            max_input_len: self.max_input_len,
+            max_seq_len: self.max_seq_len,
+            tokens_per_block: self.tokens_per_block,
+            kv_cache_tokens: self.kv_cache_tokens,
+            isa,
+            ..LoadOptions::default()
+        })
+    }
+
+    /// What one process runs of an engine: all ranks, or the first.
+    pub fn open(&self, directory: &Path) -> Result<Vec<Arc<Engine>>> {
+        let engines = match self.ranks_in_process {
+            true => Engine::open_all(directory)?,
+            false => vec![Engine::open(directory)?],
+        };
+        Ok(engines.into_iter().map(Arc::new).collect())
+    }
+}
+
+/// Plans the run of what one process has of an engine.
+pub fn load(engines: &[Arc<Engine>], options: &LoadOptions) -> Result<Model, RuntimeError> {
+    match engines {
+        [engine] => Model::load(engine.clone(), options),
+        _ => Model::load_in_process(engines.to_vec(), options),
     }
 }

@@ -145,6 +145,12 @@ pub enum RuntimeError {
         /// Why.
         reason: String,
     },
+    /// Two models that cannot be compared.
+    #[error("the two cannot be compared: {reason}")]
+    Incomparable {
+        /// Why.
+        reason: String,
+    },
     /// An engine for another number of ranks than there are.
     #[error("{}", rank_count(*engine, *running))]
     RankCount {
@@ -218,6 +224,7 @@ impl Diagnostic for RuntimeError {
             RuntimeError::RankCount { .. } => 619,
             RuntimeError::RanksDiffer { .. } => 620,
             RuntimeError::RankFailed { .. } => 621,
+            RuntimeError::Incomparable { .. } => 622,
             RuntimeError::Bug { .. } => 699,
         })
     }
@@ -225,7 +232,7 @@ impl Diagnostic for RuntimeError {
     fn fault(&self) -> Fault {
         match self {
             RuntimeError::OfRank { error, .. } => error.fault(),
-            RuntimeError::RanksDiffer { .. } => Fault::Input,
+            RuntimeError::RanksDiffer { .. } | RuntimeError::Incomparable { .. } => Fault::Input,
             RuntimeError::RankCount { .. } => Fault::Usage,
             RuntimeError::RankFailed { .. } => Fault::Limit,
             RuntimeError::EmptyPrompt
@@ -321,6 +328,9 @@ impl Diagnostic for RuntimeError {
             }
             RuntimeError::ChatTemplate { .. } => {
                 "check the messages and their roles against the template".into()
+            }
+            RuntimeError::Incomparable { .. } => {
+                "give two engines of one model, or an engine and the model that it was made of".into()
             }
             RuntimeError::BadPerplexity { .. } => "check --window and --stride".into(),
             RuntimeError::Interrupted => return None,

@@ -1,4 +1,10 @@
-//! Logits and perplexity.
+//! Logits, perplexity, and how far one model is from another.
+
+mod compare;
+mod taps;
+
+pub use compare::{Comparison, compare};
+pub use taps::{Departure, Taps, departures, same_places};
 
 use crate::batcher::{Batcher, RequestId, Step};
 use crate::error::RuntimeError;
@@ -63,9 +69,33 @@ pub struct Window {
     pub nll_sum: f64,
 }
 
+/// The windows of a text, for a model that can run them.
+///
+/// # Errors
+/// As [`perplexity`].
+fn windows(
+    model: &Model,
+    tokens: usize,
+    window: usize,
+    stride: usize,
+) -> Result<Vec<Window>, RuntimeError> {
+    let bad = |reason: String| Err(RuntimeError::BadPerplexity { reason });
+    let limit = model.limits().max_seq_len;
+    if tokens < 2 {
+        return bad(format!("the text has {tokens} tokens, and the first is never scored"));
+    }
+    if window < 2 || window > limit {
+        return bad(format!("a window of {window} is not between 2 and {limit}"));
+    }
+    if stride == 0 || stride > window {
+        return bad(format!("a stride of {stride} is not between 1 and the window's {window}"));
+    }
+    Ok(cut(tokens, window, stride))
+}
+
 /// Which windows there are: window `k` holds tokens `[k·stride, k·stride + window)` and scores
 /// those that no earlier one held. Its own first token has nothing before it and is not scored.
-fn windows(tokens: usize, window: usize, stride: usize) -> Vec<Window> {
+fn cut(tokens: usize, window: usize, stride: usize) -> Vec<Window> {
     let mut windows = Vec::new();
     let (mut begin, mut held) = (0, 0);
     while held < tokens {
@@ -101,18 +131,7 @@ pub fn perplexity(
     stride: usize,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Perplexity, RuntimeError> {
-    let bad = |reason: String| Err(RuntimeError::BadPerplexity { reason });
-    let limit = model.limits().max_seq_len;
-    if ids.len() < 2 {
-        return bad(format!("the text has {} tokens, and the first is never scored", ids.len()));
-    }
-    if window < 2 || window > limit {
-        return bad(format!("a window of {window} is not between 2 and {limit}"));
-    }
-    if stride == 0 || stride > window {
-        return bad(format!("a stride of {stride} is not between 1 and the window's {window}"));
-    }
-    let mut windows = windows(ids.len(), window, stride);
+    let mut windows = windows(model, ids.len(), window, stride)?;
     let mut batcher = Batcher::new(model);
     let mut running: BTreeMap<RequestId, usize> = BTreeMap::new();
     let mut next = 0;
@@ -232,7 +251,7 @@ mod tests {
     fn every_token_but_the_first_is_scored_once() {
         for (tokens, window, stride) in [(2048, 512, 256), (10, 4, 3), (5, 9, 2), (2, 2, 1)] {
             let mut next = 1;
-            for w in windows(tokens, window, stride) {
+            for w in cut(tokens, window, stride) {
                 assert_eq!(w.first_scored, next);
                 assert_eq!(w.scored, w.end - w.first_scored);
                 assert_eq!(w.begin % stride, 0);
@@ -245,7 +264,7 @@ mod tests {
 
     #[test]
     fn windows_side_by_side_do_not_score_their_first_tokens() {
-        let scored: Vec<_> = windows(9, 4, 4).iter().map(|w| (w.first_scored, w.scored)).collect();
+        let scored: Vec<_> = cut(9, 4, 4).iter().map(|w| (w.first_scored, w.scored)).collect();
         assert_eq!(scored, [(1, 3), (5, 3)]);
     }
 

@@ -20,6 +20,7 @@ mod model;
 pub mod ranks;
 mod sampler;
 mod stop;
+mod stretch;
 #[cfg(test)]
 mod testing;
 mod tokenizer;
@@ -32,4 +33,5 @@ pub use generate::{Event, Finish, Generation, Generator, Request, Stop};
 pub use kv::{Blocks, Pages};
 pub use model::{Isa, LoadOptions, Model};
 pub use sampler::{Sampler, Sampling, argmax};
+pub use stretch::Stretch;
 pub use tokenizer::Tokenizer;

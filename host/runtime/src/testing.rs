@@ -72,13 +72,17 @@ impl Writer {
     fn weight(&mut self, sizes: &[u64]) -> Weight {
         let axes = sizes.iter().map(|&n| Axis::new(n, Meaning::Plain)).collect();
         let name = format!("w{}", self.graph.weights.len());
-        let data = WeightData { name, dtype: self.dtype, axes, tied: None };
+        let data = WeightData::plain(name, self.dtype, axes);
         self.graph.make_weight(self.place, data)
     }
 
     fn op(&mut self, op: Op) -> Vec<Value> {
         let node = self.graph.append(self.place, op).expect("it fits");
         self.graph.nodes[node].results.clone()
+    }
+
+    fn hand_on(&mut self, value: Value, pending: Option<Value>) {
+        self.graph.places[self.place].carry = [value].into_iter().chain(pending).collect();
     }
 
     fn linear(&mut self, input: Value, from: u64, to: u64) -> Value {
@@ -137,6 +141,7 @@ fn write(blocks: u32, dtype: DType, fused: bool) -> Graph {
     };
     let (q_width, k_width) = (u64::from(HEADS * HEAD), u64::from(KEY_HEADS * HEAD));
     for block in 0..blocks {
+        w.hand_on(x, pending);
         w.place = w.graph.make_place(PlaceKind::Block(block));
         let state = StateData::Cache { key_heads: KEY_HEADS, head_width: HEAD, keys_only: false };
         let cache = w.graph.states.push(state);
@@ -164,6 +169,7 @@ fn write(blocks: u32, dtype: DType, fused: bool) -> Graph {
         };
         pending = Some(w.linear(gated, INNER, WIDTH));
     }
+    w.hand_on(x, pending);
     w.place = w.graph.make_place(PlaceKind::Head);
     if fused {
         x = w.op(Op::Outputs { input: x })[0];
@@ -214,6 +220,10 @@ pub(crate) fn model_of(graph: Graph, options: &LoadOptions) -> Model {
     load(graph, options).expect("a model")
 }
 
+pub(crate) fn program(graph: Graph) -> Arc<dyn Program> {
+    Arc::new(random(graph))
+}
+
 pub(crate) fn load(graph: Graph, options: &LoadOptions) -> Result<Model, RuntimeError> {
-    Model::prepare(Arc::new(random(graph)), &build(), 0, Box::new(Alone), options)
+    Model::prepare(program(graph), &build(), 0, Box::new(Alone), options)
 }

@@ -5,15 +5,14 @@
 //! slows down meets all alike; `cp` is followed by `sync` of what it wrote, as converting ends
 //! with that too. Outputs are removed at once, and the model at the end unless it is to be kept.
 
+use super::process::{self, Ran, free, remove};
 use super::synthetic::{self, SHAPES, Shape};
 use super::{busy, middle, processor};
-use crate::command::{self, output};
 use crate::{host, paths, plugins};
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
 /// What converting may take, in copies.
 const BOUND: f64 = 1.3;
@@ -47,13 +46,6 @@ pub struct Args {
     /// Keep the model for the next time.
     #[arg(long)]
     keep: bool,
-}
-
-/// One command that ran.
-struct Ran {
-    seconds: f64,
-    /// The most memory that it had, in bytes.
-    peak: u64,
 }
 
 /// Measures, and fails where a bound is broken.
@@ -167,50 +159,9 @@ fn rounds(args: &Args, shape: &Shape, model: &Path, out: &Path, plugins: &Path) 
     if broken.is_empty() { Ok(()) } else { bail!("{}", broken.join("; ")) }
 }
 
-/// Runs a command and looks at its memory meanwhile.
+/// Runs a command and says what it took.
 fn measured(round: u32, name: &str, command: &mut Command) -> Result<Ran> {
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let started = Instant::now();
-    let mut child =
-        command.spawn().with_context(|| format!("cannot start {}", command::line(command)))?;
-    let status = PathBuf::from(format!("/proc/{}/status", child.id()));
-    let mut peak = 0;
-    let ended = loop {
-        if let Some(ended) = child.try_wait().context("cannot wait for a command")? {
-            break ended;
-        }
-        peak = peak.max(peak_memory(&status));
-        std::thread::sleep(Duration::from_millis(3));
-    };
-    let seconds = started.elapsed().as_secs_f64();
-    if !ended.success() {
-        bail!("`{}` failed", command::line(command));
-    }
-    println!("round {round}  {name:<12} {seconds:6.2} s  {:>5} MiB", peak >> 20);
-    Ok(Ran { seconds, peak })
-}
-
-/// The most memory that a process has had so far, by its status file; 0 once it has ended.
-fn peak_memory(status: &Path) -> u64 {
-    let text = fs::read_to_string(status).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse().ok());
-    kilobytes.map_or(0, |count: u64| count << 10)
-}
-
-/// Free bytes on the disk of a folder.
-fn free(folder: &Path) -> Result<u64> {
-    let mut df = Command::new("df");
-    df.args(["--output=avail", "-B1"]).arg(folder);
-    let out = output(&mut df)?.context("df is not there")?;
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    let number = text.lines().nth(1).and_then(|line| line.trim().parse().ok());
-    number.with_context(|| format!("df says nothing of {}", folder.display()))
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+    let ran = process::watched(command)?;
+    println!("round {round}  {name:<12} {:6.2} s  {:>5} MiB", ran.seconds, ran.peak >> 20);
+    Ok(ran)
 }

@@ -1,4 +1,6 @@
-//! `engraft evaluate`: logits and perplexity.
+//! `engraft evaluate`: logits, perplexity, and two models side by side.
+
+mod compare;
 
 use crate::commands::run::text_of;
 use crate::error::Usage;
@@ -20,6 +22,7 @@ use std::process::ExitCode;
 pub enum Evaluate {
     Logits(Logits),
     Perplexity(Perplexity),
+    Compare(compare::Compare),
 }
 
 /// Writes the logits of every position of given prompts.
@@ -74,6 +77,7 @@ impl Evaluate {
         match self {
             Evaluate::Logits(command) => command.run(world),
             Evaluate::Perplexity(command) => command.run(world),
+            Evaluate::Compare(command) => command.run(world),
         }
     }
 }

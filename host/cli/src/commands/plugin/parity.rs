@@ -2,13 +2,12 @@
 //! run on the CPU in f32, compared position by position, and where it departs, block by block.
 
 use super::reference::{Hidden, Prompt, Reference, ReferenceError};
+use crate::scratch::Scratch;
 use anyhow::Result;
-use engraft_compile::BuildOptions;
 use engraft_convert::{Effort, Pipeline};
 use engraft_engine::Engine;
-use engraft_files::OutputDir;
-use engraft_ir::PlaceKind;
-use engraft_runtime::{Generator, LoadOptions, Model, Request, evaluate};
+use engraft_runtime::evaluate::Taps;
+use engraft_runtime::{Generator, LoadOptions, Model, Request, RuntimeError, evaluate};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -112,31 +111,19 @@ fn follow(
     Ok(Greedy { steps, differs: Some((step, ours, want[step], tie)) })
 }
 
-/// A temporary folder that is gone when it is dropped.
-fn scratch(what: &str) -> Result<OutputDir> {
-    let name = format!("engraft-check-{}-{what}", std::process::id());
-    Ok(OutputDir::create(&std::env::temp_dir().join(name), false)?)
-}
-
-/// Loads what was compiled, for prompts of at most so many tokens.
-fn load(directory: &OutputDir, tokens: usize) -> Result<Model> {
-    let engine = Arc::new(Engine::open(directory.path())?);
-    let (max_batch_size, max_seq_len) = (Some(1), Some(tokens));
-    let options = LoadOptions { max_batch_size, max_seq_len, ..LoadOptions::default() };
-    Ok(Model::load(engine, &options)?)
-}
-
 impl Parity {
     /// Compiles a model, opened in f32, and compares it.
     ///
     /// # Errors
     /// Whatever keeps the model from running, or the reference from being one of this model.
     pub fn measure(pipeline: &Pipeline, reference: &Reference, tolerance: f64) -> Result<Parity> {
-        let directory = scratch("model")?;
-        pipeline.compile(BuildOptions::default(), directory.path(), &Effort::default())?;
+        let compiled = Scratch::compile(pipeline, "model", &Effort::default())?;
+        let engine = Arc::new(Engine::open(compiled.path())?);
         let longest = |p: &Prompt| p.ids.len() + p.greedy.as_ref().map_or(0, Vec::len);
         let tokens = reference.prompts.iter().map(longest).max().unwrap_or(1);
-        let mut model = load(&directory, tokens)?;
+        let (max_batch_size, max_seq_len) = (Some(1), Some(tokens));
+        let options = LoadOptions { max_batch_size, max_seq_len, ..LoadOptions::default() };
+        let mut model = Model::load(engine.clone(), &options)?;
         let width = model.vocabulary();
         let mut prompts = Vec::new();
         for prompt in &reference.prompts {
@@ -163,7 +150,7 @@ impl Parity {
         let has_hidden = reference.prompts.iter().any(|prompt| prompt.hidden.is_some());
         let mut parity = Parity { tolerance, prompts, place: None, has_hidden };
         if has_hidden && parity.prompts.iter().any(|p| !near(p.distance, tolerance)) {
-            parity.place = Some(departing_place(pipeline, reference, tolerance)?);
+            parity.place = Some(departing_place(&engine, reference, tolerance)?);
         }
         Ok(parity)
     }
@@ -276,66 +263,47 @@ fn continuation(model: &mut Model, prompt: &[u32], steps: usize) -> Result<Vec<u
     Ok(generator.run(|_| {})?.into_iter().flat_map(|answer| answer.ids).collect())
 }
 
-/// The place whose input agrees and whose output does not, found by halving: the beginning of the
-/// model, compiled up to a block, gives what that block takes.
-fn departing_place(pipeline: &Pipeline, reference: &Reference, tolerance: f64) -> Result<String> {
-    let blocks = pipeline.graph().places.len().saturating_sub(2);
+/// The place whose input agrees with the reference and whose output does not: what each place
+/// hands on is what the next block takes.
+fn departing_place(engine: &Arc<Engine>, reference: &Reference, tolerance: f64) -> Result<String> {
+    let blocks = engine.graph().places.len().saturating_sub(2);
     let given: Vec<(&Prompt, &Hidden)> =
         reference.prompts.iter().filter_map(|p| Some((p, p.hidden.as_ref()?))).collect();
     let known = given.iter().map(|(_, h)| h.blocks.len()).min().unwrap_or(0).min(blocks);
-    let agrees = |block: usize| -> Result<Option<bool>> {
-        let directory = scratch("beginning")?;
-        let build = BuildOptions::default();
-        if pipeline.compile_beginning(block as u32, build, directory.path())?.is_none() {
-            return Ok(None);
-        }
-        let tokens = given.iter().map(|(p, _)| p.ids.len()).max().unwrap_or(1);
-        let mut model = load(&directory, tokens)?;
-        for (prompt, hidden) in &given {
-            if hidden.width != model.vocabulary() {
-                let reason = format!(
-                    "`hidden_{}` has {} columns, and what block {block} takes has {}",
-                    engraft_diagnostic::escape(&prompt.name),
-                    hidden.width,
-                    model.vocabulary()
-                );
-                return Err(ReferenceError::new(&reference.path, reason).into());
-            }
-            let got = evaluate::logits(&mut model, std::slice::from_ref(&prompt.ids))?.concat();
-            if !near(distance(&got, &hidden.blocks[block]), tolerance) {
-                return Ok(Some(false));
-            }
-        }
-        Ok(Some(true))
-    };
     let Some(last) = known.checked_sub(1) else {
         return Ok("hidden states tell nothing: the model has no blocks".into());
     };
-    match agrees(last)? {
-        None => return Ok("hidden states cannot be compared: what blocks take has no width".into()),
-        Some(true) if known == blocks => {
-            return Ok(format!("what block {last} takes agrees: block {last} or the head departs"));
+    let tokens = given.iter().map(|(p, _)| p.ids.len()).max().unwrap_or(1);
+    let mut taps = match Taps::load(std::slice::from_ref(engine), tokens, &LoadOptions::default()) {
+        Err(RuntimeError::Unsupported { .. }) => {
+            return Ok("hidden states cannot be compared: what blocks take has no width".into());
         }
-        Some(true) => {
-            return Ok(format!(
-                "what block {last} takes agrees: block {last} or a later one departs"
-            ));
-        }
-        Some(false) => {}
-    }
-    // Block `high` takes what departs; block `low`, where there is one, takes what agrees.
-    let (mut low, mut high) = (None, last);
-    while high > low.map_or(0, |low| low + 1) {
-        let middle = low.map_or(high / 2, |low| low + (high - low) / 2);
-        match agrees(middle)? {
-            Some(true) => low = Some(middle),
-            _ => high = middle,
-        }
-    }
-    let place = match low {
-        Some(block) => PlaceKind::Block(block as u32),
-        None => PlaceKind::Embed,
+        loaded => loaded?,
     };
+    let mut first = known;
+    for (prompt, hidden) in &given {
+        let mut places = taps.places().iter().take(known).enumerate();
+        if let Some((block, (_, width))) = places.find(|(_, (_, width))| *width != hidden.width) {
+            let reason = format!(
+                "`hidden_{}` has {} columns, and what block {block} takes has {width}",
+                engraft_diagnostic::escape(&prompt.name),
+                hidden.width,
+            );
+            return Err(ReferenceError::new(&reference.path, reason).into());
+        }
+        let taken = taps.run(&prompt.ids)?;
+        let mut pairs = taken.iter().zip(&hidden.blocks).take(first);
+        let departs = pairs.position(|(got, want)| !near(distance(got, want), tolerance));
+        first = departs.unwrap_or(first);
+    }
+    if first == known {
+        let so_far = format!("what block {last} takes agrees: block {last} or");
+        return Ok(match known == blocks {
+            true => format!("{so_far} the head departs"),
+            false => format!("{so_far} a later one departs"),
+        });
+    }
+    let place = taps.places()[first].0;
     Ok(format!(
         "{place} departs: what it takes agrees with the reference, what it returns does not"
     ))
