@@ -11,6 +11,7 @@
 //! | EG02xx | plugin                      | EG07xx | compile, convert          |
 //! | EG03xx | weights                     | EG08xx | graph                     |
 //! | EG04xx | checkpoint                  | EG09xx | guest: making plugins     |
+//! |        |                             | EG095x | texts                     |
 
 use std::fmt;
 
