@@ -178,11 +178,15 @@ fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Removes the files of a directory.
+/// Removes the files of a directory; folders in it are somebody else's work, who knows what of it
+/// is good.
 pub(crate) fn clear(directory: &Path) -> Result<(), FileError> {
     let listing = fs::read_dir(directory).map_err(FileError::io("list", directory))?;
     for entry in listing {
         let path = entry.map_err(FileError::io("list", directory))?.path();
+        if path.is_dir() {
+            continue;
+        }
         fs::remove_file(&path).map_err(FileError::io("remove", &path))?;
     }
     Ok(())

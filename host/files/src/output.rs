@@ -175,7 +175,10 @@ impl OutputDir {
 
 impl Drop for OutputDir {
     fn drop(&mut self) {
-        let kept = self.resumable && interrupt::requested() && self.partial.join(JOURNAL).exists();
+        // A journal, or a folder of whoever worked before there was one.
+        let is_work = |path: &PathBuf| path.is_dir() || path.ends_with(JOURNAL);
+        let has_work = || entries(&self.partial).is_ok_and(|all| all.iter().any(is_work));
+        let kept = self.resumable && interrupt::requested() && has_work();
         if !self.committed && !kept {
             // Nobody is left to tell; what remains is hidden and carries our name.
             let _ = fs::remove_dir_all(&self.partial);
