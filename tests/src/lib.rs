@@ -68,7 +68,9 @@ pub fn compile(model: &Path, dtype: Option<DType>, out: &Path) {
 
 fn write_engine(pipeline: &Pipeline, out: &Path) {
     let dir = OutputDir::create(out, false).expect("a new directory");
-    pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()).expect("compiles");
+    pipeline
+        .compile(BuildOptions::default(), dir.path(), &Effort::default(), None)
+        .expect("compiles");
     dir.commit().expect("commits");
 }
 

@@ -82,7 +82,7 @@ fn logits(golden: &Golden, plugin: &Path) -> Vec<Vec<f32>> {
     let out = folder.path().join("engine");
     let dir = OutputDir::create(&out, false).unwrap();
     let pipeline = Pipeline::open(&options).unwrap();
-    pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()).unwrap();
+    pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default(), None).unwrap();
     dir.commit().unwrap();
     let engine = Arc::new(Engine::open(&out).unwrap());
     evaluate::logits(&mut load(&engine, &LoadOptions::default()), &golden.prompts).unwrap()

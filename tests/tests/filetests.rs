@@ -11,8 +11,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
-use engraft_compile::passes;
+use engraft_compile::{Part, passes};
+use engraft_files::FileError;
 use engraft_ir::{AnyEntity, Graph, parse, verify};
+use engraft_quant::{Grouping, Scheme, Stored};
+use engraft_weights::{Provider, Supply, WeightError};
 use similar::TextDiff;
 use std::fmt::Write as _;
 use std::fs;
@@ -36,6 +39,7 @@ const KINDS: &[(&str, Kind)] = &[
     ("verifier", verifier),
     ("pass", pass),
     ("partition", partition),
+    ("quantise", quantise),
 ];
 
 /// A text that parses becomes its canonical form, which reads back as itself.
@@ -97,6 +101,56 @@ fn partition(argument: &str, case: &str) -> Result<Outcome, String> {
         writeln!(text, "; {} = {} {}", share.name, share.source, share.cut).unwrap();
     }
     Ok(Outcome::Becomes(text))
+}
+
+/// A graph that verifies becomes one whose blocks' products are by codes. The argument is the
+/// scheme, and then `group=4`, `zeros`, `order` or `inputs`, for what of it may be there.
+fn quantise(argument: &str, case: &str) -> Result<Outcome, String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let mut words = argument.split(' ');
+    let mut scheme = Scheme::from_name(words.next().unwrap_or_default()).map_err(|e| text(&e))?;
+    for word in words {
+        match word.split_once('=') {
+            Some(("group", size)) => {
+                let size = size.parse().map_err(|_| "group=4".to_string())?;
+                scheme.grouping = Grouping::Group(size);
+            }
+            _ if word == "zeros" => scheme.zeros = true,
+            _ if word == "order" => scheme.group_index = true,
+            _ if word == "inputs" => scheme.input_scales = true,
+            _ => return Err(format!("`{word}` is nothing of a scheme")),
+        }
+    }
+    let graph = read(case)?;
+    verify(&graph).map_err(|errors| errors.to_string())?;
+    let weights: Vec<_> = graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
+    let of = |name: &str, shape: &[u64]| {
+        (name.ends_with(".weight") && shape.len() > 1).then_some(scheme)
+    };
+    let stored = Stored::new(&weights, &of).map_err(|e| text(&e))?;
+    let part = engraft_compile::quantise(Part::whole(graph), &stored, &Nothing);
+    Ok(Outcome::Becomes(part.map_err(|e| text(&e))?.graph.to_string()))
+}
+
+/// Knows no type of any tensor, so that each has its usual one.
+struct Nothing;
+
+impl Provider for Nothing {
+    fn names(&self) -> &[String] {
+        &[]
+    }
+
+    fn get(&self, _: &str) -> Option<&Supply> {
+        None
+    }
+
+    fn stream(
+        &self,
+        name: &str,
+        _: &mut dyn FnMut(&[u8]) -> Result<(), FileError>,
+    ) -> Result<(), WeightError> {
+        Err(WeightError::Unknown { parameter: name.to_owned() })
+    }
 }
 
 fn read(case: &str) -> Result<Graph, String> {

@@ -118,7 +118,9 @@ fn convert_and_build_give_the_bytes_of_compile_and_twice_gives_the_same() {
 
         let (checkpoint, built) = (folder.path().join("checkpoint"), folder.path().join("built"));
         let dir = OutputDir::create(&checkpoint, false).unwrap();
-        pipeline(&golden.path, None).write_checkpoint(dir.path(), &Effort::default()).unwrap();
+        pipeline(&golden.path, None)
+            .write_checkpoint(dir.path(), &Effort::default(), None)
+            .unwrap();
         dir.commit().unwrap();
         let plugin = engraft_tests::plugin(&golden.path).to_string_lossy().into_owned();
         let opened = Checkpoint::open(&checkpoint, Some(&plugin)).unwrap();

@@ -62,7 +62,7 @@ fn convert(plugin: &Plugin, model: &Path) -> Result<Vec<String>, String> {
     };
     let pipeline = Pipeline::open_with(plugin, model, None).map_err(text)?;
     let out = tempfile::tempdir().unwrap();
-    pipeline.write_checkpoint(out.path(), &Effort::default()).map_err(text)?;
+    pipeline.write_checkpoint(out.path(), &Effort::default(), None).map_err(text)?;
     pipeline.zero_tensors().map_err(text)
 }
 

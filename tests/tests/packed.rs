@@ -199,23 +199,94 @@ fn every_packing_has_the_logits_of_what_it_stands_for() {
         ("gptq of 8 bits", Packing { bits: 8, scattered: true, symmetric: false, ..GPTQ }, 0.05),
     ] {
         let (packed, floats) = packed(&golden.path, packing);
-        let rounded = packing.awq.then_some(DType::F16);
-        for dtype in [DType::F32].into_iter().chain(rounded) {
-            let ours = engine(packed.path(), Some(dtype));
-            let theirs = engine(floats.path(), Some(dtype));
-            let (mut ours, mut theirs) =
-                (load(&ours, &LoadOptions::default()), load(&theirs, &LoadOptions::default()));
-            for (prompt, float) in golden.prompts.iter().zip(&golden.logits).take(1) {
-                let got = logits(&mut ours, prompt);
-                assert!(got == logits(&mut theirs, prompt), "{name} in {dtype}");
-                let apart = distance(&got, float);
-                assert!(
-                    apart > 0.0 && apart < near,
-                    "{name} in {dtype}: {apart} of the float model"
-                );
+        let logits = |model: &Path| -> Vec<f32> {
+            let engine = engine(model, Some(DType::F32));
+            logits(&mut load(&engine, &LoadOptions::default()), &golden.prompts[0])
+        };
+        let got = logits(packed.path());
+        assert!(got == logits(floats.path()), "{name}");
+        let apart = distance(&got, &golden.logits[0]);
+        assert!(apart > 0.0 && apart < near, "{name}: {apart} of the float model");
+    }
+}
+
+#[test]
+fn codes_are_taken_over_as_they_are() {
+    let golden = fixtures().join("golden/llama-gqa");
+    let folder = tempfile::tempdir().unwrap();
+    for (name, packing, scheme) in [
+        ("awq", Packing { group: 8, ..AWQ }, "W4A16_GPTQ, groups of 8, with zero points"),
+        ("gptq", Packing { group: 8, ..GPTQ }, "W4A16_AWQ, groups of 8"),
+        (
+            "by activations",
+            Packing { scattered: true, group: 8, ..GPTQ },
+            "W4A16_GPTQ, groups of 8, in the order of activations",
+        ),
+        (
+            "8 bits",
+            Packing { bits: 8, symmetric: false, group: 8, ..GPTQ },
+            "W8A16_GPTQ, groups of 8, with",
+        ),
+    ] {
+        let (packed, _floats) = packed(&golden, packing);
+        let at = |what: &str| text(&folder.path().join(format!("{name} {what}")));
+        let run = |args: &[&str], out: &str| works(&[args, &["--output_dir", out]].concat());
+        let (model, checkpoint) = (text(packed.path()), at("checkpoint"));
+        let report = run(&["convert", "--model_dir", &model], &checkpoint);
+        assert!(report.contains(&format!("quantised: 15 weights of {scheme}")), "{report}");
+        assert!(report.contains(", from 21 weights of "), "{report}");
+
+        // The first matrix is three of the source's, one below the other.
+        let tensors = read(&Path::new(&checkpoint).join("rank0.safetensors"));
+        let source = read(&golden.join("model.safetensors"));
+        let mut scales = Vec::new();
+        let mut codes = Vec::new();
+        for part in ["q", "k", "v"] {
+            let weight = &source[&format!("model.layers.0.self_attn.{part}_proj.weight")];
+            let quantised = packing.quantised(weight);
+            let (outputs, inputs) = (weight.shape[0], weight.shape[1]);
+            let half = if packing.bits == 4 { 8 } else { 128 };
+            for o in 0..outputs {
+                let code = |i: usize| quantised.codes[i * outputs + o] as i32 - half;
+                codes.extend((0..inputs).map(code));
+                let scale = |g: usize| quantised.scales[g * outputs + o];
+                scales.extend((0..inputs / packing.group).map(scale));
             }
         }
+        let qkv = |last: &str| &tensors[&format!("transformer.layers.0.attention.qkv.{last}")];
+        assert_eq!(qkv("weights_scaling_factor").values(), scales, "{name}");
+        let bytes = &qkv("weight").bytes;
+        let inputs = qkv("weight").shape[1];
+        let found = |at: usize| match packing.bits {
+            4 => {
+                let (row, column) = (at / inputs, at % inputs);
+                let byte = bytes[row / 2 * inputs + column] as i8;
+                i32::from(if row % 2 == 0 { byte << 4 >> 4 } else { byte >> 4 })
+            }
+            _ => i32::from(bytes[at] as i8),
+        };
+        assert!((0..codes.len()).all(|at| found(at) == codes[at]), "{name}");
+
+        // Whether by way of a checkpoint, of other ranks and back, or not: the same engine.
+        let (built, compiled) = (at("built"), at("compiled"));
+        run(&["build", "--checkpoint_dir", &checkpoint], &built);
+        run(&["compile", "--model_dir", &model], &compiled);
+        let (two, one) = (at("two"), at("one"));
+        run(&["convert", "--checkpoint_dir", &checkpoint, "--tp_size", "2"], &two);
+        run(&["convert", "--checkpoint_dir", &two], &one);
+        let bytes = |folder: &str, file: &str| std::fs::read(Path::new(folder).join(file)).unwrap();
+        assert!(bytes(&built, "rank0.engine") == bytes(&compiled, "rank0.engine"), "{name}");
+        let (first, again) = (
+            read(&Path::new(&checkpoint).join("rank0.safetensors")),
+            read(&Path::new(&one).join("rank0.safetensors")),
+        );
+        assert!(first.keys().eq(again.keys()));
+        assert!(first.iter().all(|(name, tensor)| tensor.bytes == again[name].bytes), "{name}");
     }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 #[test]
@@ -226,7 +297,19 @@ fn the_command_says_what_it_unpacks() {
     let out = folder.path().join("out").to_string_lossy().into_owned();
     let model = packed.path().to_string_lossy().into_owned();
     let report = works(&["convert", "--model_dir", &model, "--output_dir", &out]);
-    assert!(report.contains("de-quantised: 21 weights of GPTQ 4 bits, groups of 32\n"), "{report}");
+    let before = "from 21 weights of GPTQ 4 bits, groups of 32\n";
+    assert!(report.contains(before), "{report}");
+    let floats = works(&[
+        "convert",
+        "--model_dir",
+        &model,
+        "--output_dir",
+        &out,
+        "--force",
+        "--qformat",
+        "full_prec",
+    ]);
+    assert!(floats.contains(&before.replace("from", "de-quantised:")), "{floats}");
     assert!(!report.contains("quantization_config"), "{report}");
     assert!(works(&["inspect", &model]).contains("GPTQ 4 bits, groups of 32"));
 

@@ -31,7 +31,7 @@ fn compiled(
         Options { model, plugin, dtype, mapping, parallel_embedding, ..Options::default() };
     let pipeline = Pipeline::open(&options).unwrap();
     let dir = OutputDir::create(out, false).unwrap();
-    match pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default()) {
+    match pipeline.compile(BuildOptions::default(), dir.path(), &Effort::default(), None) {
         Ok(_) => dir.commit().unwrap(),
         Err(ConvertError::Compile(CompileError::Partition(_))) => return None,
         Err(other) => panic!("{} by {mapping}: {other}", options.model.display()),

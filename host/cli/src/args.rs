@@ -3,6 +3,7 @@
 use crate::error::Usage;
 use crate::legacy;
 use crate::mapping::MappingArgs;
+use crate::quant::QuantArgs;
 use anyhow::Result;
 use engraft_convert::{Effort, Options, Pipeline, Resume};
 use engraft_diagnostic::escape;
@@ -82,6 +83,8 @@ pub struct ModelArgs {
     lora_dir: Option<PathBuf>,
     #[command(flatten)]
     pub ranks: MappingArgs,
+    #[command(flatten)]
+    quant: QuantArgs,
 }
 
 impl ModelArgs {
@@ -123,8 +126,10 @@ impl ModelArgs {
             mapping,
             parallel_embedding: self.ranks.parallel_embedding(),
             lora: self.lora_dir.clone(),
+            quantise: self.quant.request()?,
         })?;
         crate::output::notes(pipeline.source().notes().iter().map(String::as_str));
+        crate::output::notes(pipeline.quantisation_notes().iter().map(String::as_str));
         for key in pipeline.unread() {
             legacy::say(&format!("warning: config key `{}` is read by nobody", escape(key)));
         }

@@ -11,6 +11,10 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// What is not counted where a model is calibrated.
+pub const REPORTS: &str =
+    "the record will also have what calibrating does to each weight, some 100 bytes a weight";
+
 /// What is said besides the forecast itself.
 pub struct About<'a> {
     /// `checkpoint`, `engine`

@@ -13,7 +13,9 @@ mod load;
 mod mapping;
 mod output;
 mod progress;
+mod quant;
 mod ranks;
+mod scratch;
 
 use clap::{Parser, Subcommand};
 use ranks::World;

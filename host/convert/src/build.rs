@@ -2,13 +2,14 @@
 
 use crate::model::{self, Described, describe};
 use crate::pipeline::find_plugin;
+use crate::quantise::{self, Quantised, Way};
 use crate::{ConvertError, Forecast, display_name, forecast, provenance, ranks};
-use engraft_checkpoint::{CONFIG_FILE, Config, Joined, Quantization, Reader};
+use engraft_checkpoint::{CONFIG_FILE, Config, Joined, Reader};
 use engraft_compile::{BuildOptions, Built, Input, Part};
 use engraft_ir::{DType, Graph, Mapping};
 use engraft_plugin::Plugin;
-use engraft_quant::{Floats, Scheme, Stored};
-use engraft_weights::{Effort, Precision, Provider, Share};
+use engraft_quant::{Activations, Grouping, QuantError, Scheme, Stored, stored};
+use engraft_weights::{Effort, Precision, Share};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ pub struct Checkpoint {
     parts: Vec<Part>,
     /// The weights of all ranks, put together.
     weights: Joined,
-    /// What stands for the weights where they are quantised.
-    stored: Option<Stored>,
+    /// Which of the weights are quantised, if any is.
+    quantised: Option<Quantised>,
     directory: PathBuf,
 }
 
@@ -44,7 +45,8 @@ impl Checkpoint {
         let dialect = plugin.identity().dialects.first().cloned().unwrap_or_default();
         let is_quantised = |name: &str| {
             let found = reader.get(name).map(|supply| supply.dtype);
-            name.ends_with(".weight") && matches!(found, Some(DType::I8 | DType::U8))
+            name.ends_with(".weight")
+                && matches!(found, Some(DType::I8 | DType::U8 | DType::F8E4M3))
         };
         let dtype = |name: &str, precision: Precision| match reader.get(name) {
             Some(supply) if !is_quantised(name) => supply.dtype,
@@ -57,18 +59,28 @@ impl Checkpoint {
             graph.weights.values().map(|w| (w.name.clone(), w.shape())).collect();
         let parts = ranks::parts(&graph, reader.config())?;
         let shares = ranks::stored(&parts);
-        let (weights, stored) = match scheme(reader.config())? {
-            Some(scheme) => {
-                let stored = Stored::new(scheme, &expected, &is_quantised)?;
-                let weights = reader.join(&stored.shares(&shares)?, &stored.tensors)?;
-                Floats::new(&weights, &stored, config.dtype)?;
-                (weights, Some(stored))
+        let keep = model::keep(&parameters);
+        let model = quantise::Model { graph: &graph, parts: &parts, keep: &keep };
+        let quantised = match quantise::by_builder(config, &model)? {
+            Some(_) if expected.iter().any(|(name, _)| is_quantised(name)) => {
+                let algorithm = config.quantization.quant_algo.clone().unwrap_or_default();
+                return Err(QuantError::Preprocessed { algorithm }.into());
             }
-            None => (reader.join(&shares, &expected)?, None),
+            Some(quantised) => Some(quantised),
+            None => in_files(&reader, &expected, &is_quantised)?,
+        };
+        let weights = match quantised.as_ref().and_then(Quantised::in_files) {
+            None => reader.join(&shares, &expected)?,
+            Some(stored) => {
+                let shares = shares.iter().map(|shares| stored.shares(shares));
+                let shares = shares.collect::<Result<Vec<_>, _>>()?;
+                let weights = reader.join(&shares, &stored.tensors)?;
+                stored.check(&weights)?;
+                weights
+            }
         };
         let directory = directory.to_owned();
-        let keep = model::keep(&parameters);
-        Ok(Checkpoint { reader, plugin, graph, keep, parts, weights, stored, directory })
+        Ok(Checkpoint { reader, plugin, graph, keep, parts, weights, quantised, directory })
     }
 
     /// The whole parameters, as they are stored.
@@ -76,13 +88,9 @@ impl Checkpoint {
         &self.weights
     }
 
-    /// Which of its weights are stored in few bits and de-quantised for an engine.
-    pub fn dequantised(&self) -> Option<String> {
-        let stored = self.stored.as_ref().filter(|stored| stored.count() > 0)?;
-        let Quantization { quant_algo, group_size, .. } = &self.config().quantization;
-        let (count, name) = (stored.count(), quant_algo.as_deref().unwrap_or_default());
-        let s = if count == 1 { "" } else { "s" };
-        Some(format!("{count} weight{s} of {name}, groups of {group_size}"))
+    /// Which of its weights are quantised, and how; nothing where none is.
+    pub fn quantised(&self) -> Option<String> {
+        Some(self.quantised.as_ref()?.summary(self.config()))
     }
 
     /// What is odd about it and harms nobody, a sentence each.
@@ -147,25 +155,18 @@ impl Checkpoint {
         digest: provenance::Digest,
         then: impl FnOnce(Input<'_>) -> Result<T, ConvertError>,
     ) -> Result<T, ConvertError> {
-        let mut config = self.config().clone();
-        let floats = match &self.stored {
-            Some(stored) => {
-                // What an engine holds is floats.
-                config.quantization = Quantization::default();
-                Some(Floats::new(&self.weights, stored, config.dtype)?)
-            }
-            None => None,
-        };
-        let floats = floats.as_ref().map(|floats| -> &dyn Provider { floats });
-        then(Input {
-            parts: self.parts.clone(),
-            provider: floats.unwrap_or(&self.weights),
-            config: &config,
-            build,
-            provenance: &self.provenance(digest)?,
-            text_files: self.reader.text_files(),
-            directory,
-            effort: effort.of(&provenance::stamps(&self.files())?),
+        let (config, quantised) = (self.config(), self.quantised.as_ref());
+        quantise::engine(&self.parts, quantised, &self.weights, config, |parts, provider| {
+            then(Input {
+                parts,
+                provider,
+                config,
+                build,
+                provenance: &self.provenance(digest)?,
+                text_files: self.reader.text_files(),
+                directory,
+                effort: effort.of(&provenance::stamps(&self.files())?),
+            })
         })
     }
 
@@ -222,9 +223,10 @@ impl Checkpoint {
         let mut config = self.config().clone();
         ranks::set(&mut config, mapping, parallel_embedding);
         let mut shares = ranks::stored(&ranks::parts(&self.graph, &config)?);
-        if let Some(stored) = &self.stored {
+        if let Some(stored) = self.quantised.as_ref().and_then(Quantised::in_files) {
             // Codes and scales stay as they are.
-            shares = stored.shares(&shares)?;
+            let all = shares.iter().map(|shares| stored.shares(shares));
+            shares = all.collect::<Result<_, _>>()?;
         }
         Ok((config, shares))
     }
@@ -253,12 +255,59 @@ impl Checkpoint {
     }
 }
 
-/// How the weights of a checkpoint are quantised, if they are.
-fn scheme(config: &Config) -> Result<Option<Scheme>, ConvertError> {
-    let Quantization { quant_algo, group_size, has_zero_point, pre_quant_scale, .. } =
-        &config.quantization;
-    match quant_algo.as_deref() {
-        None | Some("NO_QUANT") => Ok(None),
-        Some(name) => Ok(Some(Scheme::new(name, *group_size, *has_zero_point, *pre_quant_scale)?)),
+/// What stands for the weights of a checkpoint whose files have codes; none where they have floats.
+fn in_files(
+    reader: &Reader,
+    weights: &[(String, Vec<u64>)],
+    is_quantised: &dyn Fn(&str) -> bool,
+) -> Result<Option<Quantised>, ConvertError> {
+    let said = &reader.config().quantization;
+    let scheme = match said.quant_algo.as_deref() {
+        None | Some("NO_QUANT") => return Ok(None),
+        Some(name) => Scheme::from_name(name)?,
+    };
+    let find = |name: &str, suffix: &str| {
+        let module = name.strip_suffix(stored::WEIGHT)?;
+        reader.get(&format!("{module}{suffix}"))
+    };
+    // An exporter that has none says that there are some.
+    let scales_inputs = weights
+        .iter()
+        .any(|(name, _)| is_quantised(name) && find(name, stored::INPUT_SCALES).is_some());
+    let of = |name: &str, shape: &[u64]| {
+        if !is_quantised(name) {
+            return None;
+        }
+        let group_index = find(name, stored::GROUP_INDEX).is_some();
+        // A rank's part has whole groups, and all of them where they are no neighbours.
+        let inputs = match group_index {
+            true => shape.last().copied(),
+            false => reader.get(name).and_then(|codes| codes.shape().last().copied()),
+        };
+        let groups = find(name, stored::SCALES).and_then(|scales| scales.shape().last().copied());
+        let grouping = match (scheme.grouping, inputs, groups) {
+            (Grouping::Group(_), Some(inputs), Some(groups)) if groups > 0 => {
+                Grouping::Group((inputs / groups).max(1))
+            }
+            (grouping, ..) => grouping,
+        };
+        let zeros = said.has_zero_point || find(name, stored::ZEROS).is_some();
+        // Where no scale is stored, each token has its own.
+        let is_static = find(name, stored::ACTIVATION_SCALE).is_some();
+        let activations = scheme.activations.map(|a| Activations { is_static, ..a });
+        let input_scales = scales_inputs && shape.len() == 2;
+        Some(Scheme { grouping, zeros, group_index, input_scales, activations, ..scheme })
+    };
+    let stored = Stored::new(weights, &of)?;
+    for (weight, coded) in stored.weights() {
+        let inputs = coded.shape.last().copied().unwrap_or_default();
+        if let Grouping::Group(found) = coded.scheme.grouping
+            && found != said.group_size
+            && found != inputs
+        {
+            let (weight, said) = (weight.to_owned(), said.group_size);
+            return Err(QuantError::GroupSize { weight, found, said }.into());
+        }
     }
+    Ok(Some(Quantised { stored, way: Way::Files, left: Vec::new(), notes: Vec::new() }))
 }

@@ -1,5 +1,6 @@
 //! What goes wrong between the rooms.
 
+use engraft_calibrate::RunError;
 use engraft_checkpoint::CheckpointError;
 use engraft_compile::CompileError;
 use engraft_diagnostic::{Code, Diagnostic, Fault};
@@ -7,6 +8,7 @@ use engraft_files::FileError;
 use engraft_plugin::{FindError, PluginError, Refusal, SettingsError};
 use engraft_quant::QuantError;
 use engraft_source::SourceError;
+use engraft_texts::TextsError;
 use engraft_weights::WeightError;
 
 /// Why a model could not be converted. Errors of a single room pass through as they are.
@@ -66,6 +68,15 @@ pub enum ConvertError {
         /// The source.
         path: String,
     },
+    /// There are no tokens to calibrate by.
+    #[error("the model has no tokenizer.json, and texts are no tokens without one")]
+    NoTokenizer,
+    /// Of the calibrate room.
+    #[error(transparent)]
+    Calibrate(#[from] RunError),
+    /// Texts that cannot be read.
+    #[error(transparent)]
+    Texts(#[from] TextsError),
     /// Of the source room.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -108,6 +119,8 @@ impl ConvertError {
             ConvertError::Checkpoint(e) => e,
             ConvertError::Compile(e) => e,
             ConvertError::Quant(e) => e,
+            ConvertError::Calibrate(e) => e,
+            ConvertError::Texts(e) => e,
             ConvertError::File(e) => e,
             _ => return None,
         })
@@ -124,6 +137,7 @@ impl Diagnostic for ConvertError {
             ConvertError::Dialect { .. } => 752,
             ConvertError::Undeclared { .. } => 753,
             ConvertError::Outline { .. } => 754,
+            ConvertError::NoTokenizer => 756,
             _ => 755,
         })
     }
@@ -164,6 +178,11 @@ impl Diagnostic for ConvertError {
             }
             ConvertError::NoArchitecture { .. } => {
                 "name it in config.json (`architectures`), or say --plugin".into()
+            }
+            ConvertError::NoTokenizer => {
+                "put the model's tokenizer.json beside its weights, or take a scheme that needs no \
+                 calibration"
+                    .into()
             }
             _ => return self.inner()?.help(),
         })

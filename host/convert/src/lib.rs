@@ -7,18 +7,22 @@
 //! [`build::Checkpoint`] is the second half alone, and ends at the same bytes.
 
 pub mod build;
+mod calibrate;
 mod error;
 mod forecast;
 mod model;
 mod pipeline;
-mod probe;
 mod provenance;
+mod quantise;
 mod ranks;
 
+pub use calibrate::{Calibrated, Calibration};
+pub use engraft_calibrate::{Progress, Report};
 pub use engraft_weights::{Effort, Resume};
 pub use error::ConvertError;
 pub use forecast::{Forecast, Tensor};
 pub use pipeline::{Cost, Options, Pipeline};
+pub use quantise::Quantise;
 
 /// `llama 0.1.0`, as a plugin is named to people; `mine 0.1.0 on llama 0.1.0` for a manifest.
 fn display_name(plugin: &engraft_plugin::Plugin) -> String {

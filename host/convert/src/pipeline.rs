@@ -1,7 +1,8 @@
 //! From a source to a checkpoint or an engine.
 
 use crate::model::{Described, base_fields, describe};
-use crate::{ConvertError, Forecast, display_name, forecast, model, provenance, ranks};
+use crate::quantise::{self, Quantise, Quantised, Way};
+use crate::{Calibrated, ConvertError, Forecast, display_name, forecast, model, provenance, ranks};
 use engraft_checkpoint::{CheckpointError, Config};
 use engraft_compile::{BuildOptions, Built, Input, Part};
 use engraft_files::FileError;
@@ -10,8 +11,9 @@ use engraft_plugin::{
     Field, FindError, Limits, Plugin, Reading, Refusal, Session, Setting, Shelf, Used, nest,
     readings, resolve, unread,
 };
-use engraft_source::Source;
-use engraft_weights::{Effort, Parameter, Plan, Precision};
+use engraft_quant::{Blank, Recovered, Rounded, Views};
+use engraft_source::{Source, View};
+use engraft_weights::{Effort, Parameter, Plan, Precision, Provider, Share};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +32,8 @@ pub struct Options {
     pub parallel_embedding: Option<u8>,
     /// A PEFT LoRA adapter's directory, which is merged into the weights.
     pub lora: Option<PathBuf>,
+    /// How weights are quantised; where nothing is said, as the source has them.
+    pub quantise: Option<Quantise>,
 }
 
 /// A model, understood and planned; nothing is written yet.
@@ -41,6 +45,8 @@ pub struct Pipeline {
     /// What each rank has of the graph.
     parts: Vec<Part>,
     parameters: Vec<(PlaceKind, Parameter)>,
+    /// What is quantised, if anything is.
+    quantised: Option<Quantised>,
     left_out: Vec<(String, String)>,
     unread: Vec<String>,
     unused: Vec<(String, String)>,
@@ -112,6 +118,15 @@ impl Pipeline {
         let cost = Cost { fuel, memory, used: session.used() };
         let unused = Plan::new(&source, &parameters, dtype, &left_out)?.left_out().to_vec();
         let parts = ranks::parts(&graph, &config)?;
+        let keep = model::keep(&parameters);
+        let model = quantise::Model { graph: &graph, parts: &parts, keep: &keep };
+        let quantised = match &options.quantise {
+            None => model.taken_over(&source, &parameters, &mut config)?,
+            Some(request) => match &request.algorithm {
+                None => None,
+                Some(algorithm) => Some(model.quantised(request, algorithm, &mut config)?),
+            },
+        };
         Ok(Pipeline {
             source,
             plugin,
@@ -119,6 +134,7 @@ impl Pipeline {
             graph,
             parts,
             parameters,
+            quantised,
             left_out,
             unread,
             unused,
@@ -196,14 +212,100 @@ impl Pipeline {
         Ok(readings(&declared, self.source.config(), &has_tensor)?)
     }
 
+    /// Which of its weights are quantised, and how; nothing where none is.
+    pub fn quantised(&self) -> Option<String> {
+        Some(self.quantised.as_ref()?.summary(&self.config))
+    }
+
+    /// Weights that stay as they are though nothing excludes them, each with the reason.
+    pub fn left(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let left = self.quantised.iter().flat_map(|quantised| &quantised.left);
+        left.map(|(name, reason)| (name.as_str(), *reason))
+    }
+
+    /// What is to be known of how it is quantised, a sentence each.
+    pub fn quantisation_notes(&self) -> &[String] {
+        self.quantised.as_ref().map_or(&[], |quantised| &quantised.notes)
+    }
+
+    /// Whether the model is run over texts before it is written.
+    pub fn is_calibrated(&self) -> bool {
+        matches!(self.quantised, Some(Quantised { way: Way::Calibration(_), .. }))
+    }
+
+    pub(crate) fn quantised_by(&self) -> Option<&Quantised> {
+        self.quantised.as_ref()
+    }
+
+    /// Does something with the tensors of a checkpoint; those that are calibrated are known by
+    /// their names and shapes alone where they are not given.
+    fn with_files<T>(
+        &self,
+        calibrated: Option<&Calibrated>,
+        then: impl FnOnce(&dyn Provider) -> Result<T, ConvertError>,
+    ) -> Result<T, ConvertError> {
+        let plan = self.plan()?;
+        let Some(Quantised { stored, way, .. }) = &self.quantised else { return then(&plan) };
+        match way {
+            Way::Builder | Way::Files => then(&plan),
+            Way::Rounding => then(&Rounded::new(&plan, stored, self.config.dtype)?),
+            Way::Calibration(_) => match calibrated {
+                None => then(&Blank::new(&plan, stored, self.config.dtype)?),
+                Some(Calibrated { spill, .. }) => then(&engraft_calibrate::Calibrated::new(
+                    &plan,
+                    stored,
+                    spill,
+                    self.config.dtype,
+                )?),
+            },
+            Way::Source => {
+                let shown = |view: View| -> Result<Source, ConvertError> {
+                    let mut source = Source::open(self.source.path())?;
+                    source.show(view);
+                    Ok(source)
+                };
+                let exact =
+                    |source| Plan::new(source, &self.parameters, DType::F32, &self.left_out);
+                let sources = [shown(View::Scales)?, shown(View::Zeros)?, shown(View::Groups)?];
+                let [scales, zeros, groups] = &sources;
+                let views = Views {
+                    weights: &exact(&self.source)?,
+                    scales: &exact(scales)?,
+                    zeros: &exact(zeros)?,
+                    groups: &exact(groups)?,
+                };
+                then(&Recovered::new(&plan, views, stored)?)
+            }
+        }
+    }
+
+    /// The tensors of each rank's file in a checkpoint.
+    fn file_shares(&self) -> Result<Vec<Vec<Share>>, ConvertError> {
+        let shares = ranks::stored(&self.parts);
+        match self.quantised.as_ref().and_then(Quantised::in_files) {
+            None => Ok(shares),
+            Some(stored) => {
+                let shares = shares.iter().map(|shares| stored.shares(shares));
+                Ok(shares.collect::<Result<_, _>>()?)
+            }
+        }
+    }
+
     /// How every weight comes out of the source.
     pub(crate) fn plan(&self) -> Result<Plan<'_>, ConvertError> {
         Ok(Plan::new(&self.source, &self.parameters, self.config.dtype, &self.left_out)?)
     }
 
     /// What it comes from.
-    pub(crate) fn provenance(&self, digest: provenance::Digest) -> Result<Value, ConvertError> {
-        let options = json!({ "dtype": self.config.dtype.config_name() });
+    pub(crate) fn provenance(
+        &self,
+        digest: provenance::Digest,
+        calibrated: Option<&Calibrated>,
+    ) -> Result<Value, ConvertError> {
+        let mut options = json!({ "dtype": self.config.dtype.config_name() });
+        if let Some(calibrated) = calibrated {
+            options["quantisation"] = calibrated.to_json();
+        }
         let (files, start) = (self.source.files(), self.source.data_start());
         let dialect = self.source.dialect();
         provenance::of_source(&self.plugin, dialect, files, start, digest, options)
@@ -258,7 +360,8 @@ impl Pipeline {
         own.map(|w| w.shape().iter().product::<u64>()).sum()
     }
 
-    /// Streams the checkpoint into a directory. Returns its rank file's bytes.
+    /// Streams the checkpoint into a directory; what [`Pipeline::calibrate`] gave goes with it.
+    /// Returns its rank file's bytes.
     ///
     /// # Errors
     /// Weights that cannot be read, hold NaN or do not fit the type; files that cannot be written.
@@ -266,16 +369,19 @@ impl Pipeline {
         &self,
         directory: &Path,
         effort: &Effort<'_>,
+        calibrated: Option<&Calibrated>,
     ) -> Result<u64, ConvertError> {
-        Ok(engraft_checkpoint::write(
-            directory,
-            &self.config,
-            &self.plan()?,
-            &ranks::stored(&self.parts),
-            self.source.text_files(),
-            &self.provenance(provenance::of_content)?,
-            &effort.of(&provenance::stamps(self.source.files())?),
-        )?)
+        self.with_files(calibrated, |provider| {
+            Ok(engraft_checkpoint::write(
+                directory,
+                &self.config,
+                provider,
+                &self.file_shares()?,
+                self.source.text_files(),
+                &self.provenance(provenance::of_content, calibrated)?,
+                &effort.of(&provenance::stamps(self.source.files())?),
+            )?)
+        })
     }
 
     /// Writes the checkpoint's config.json alone. Returns its bytes.
@@ -289,7 +395,8 @@ impl Pipeline {
         Ok(text.len() as u64)
     }
 
-    /// Streams the engine into a directory, with no checkpoint on disk.
+    /// Streams the engine into a directory, with no checkpoint on disk; what
+    /// [`Pipeline::calibrate`] gave goes with it.
     ///
     /// # Errors
     /// As [`Pipeline::write_checkpoint`].
@@ -298,8 +405,10 @@ impl Pipeline {
         build: BuildOptions,
         directory: &Path,
         effort: &Effort<'_>,
+        calibrated: Option<&Calibrated>,
     ) -> Result<Built, ConvertError> {
-        self.as_engine(build, directory, effort, provenance::of_content, |input| {
+        let digest = provenance::of_content;
+        self.as_engine(build, directory, effort, digest, calibrated, |input| {
             Ok(engraft_compile::build(input)?)
         })
     }
@@ -313,7 +422,7 @@ impl Pipeline {
         build: BuildOptions,
         effort: &Effort<'_>,
     ) -> Result<Forecast, ConvertError> {
-        self.as_engine(build, Path::new(""), effort, provenance::blank, |input| {
+        self.as_engine(build, Path::new(""), effort, provenance::blank, None, |input| {
             forecast::engine(input, &model::keep(&self.parameters))
         })
     }
@@ -323,15 +432,17 @@ impl Pipeline {
     /// # Errors
     /// Whatever can be wrong before the first byte is written.
     pub fn forecast_checkpoint(&self, effort: &Effort<'_>) -> Result<Forecast, ConvertError> {
-        let (plan, shares) = (self.plan()?, ranks::stored(&self.parts));
-        let files = engraft_checkpoint::predict(
-            &self.config,
-            &plan,
-            &shares,
-            self.source.text_files(),
-            &self.provenance(provenance::blank)?,
-        )?;
-        forecast::checkpoint(files, &plan, &shares, &model::keep(&self.parameters), effort)
+        let shares = self.file_shares()?;
+        self.with_files(None, |provider| {
+            let files = engraft_checkpoint::predict(
+                &self.config,
+                provider,
+                &shares,
+                self.source.text_files(),
+                &self.provenance(provenance::blank, None)?,
+            )?;
+            forecast::checkpoint(files, provider, &shares, &model::keep(&self.parameters), effort)
+        })
     }
 
     fn as_engine<T>(
@@ -340,17 +451,28 @@ impl Pipeline {
         directory: &Path,
         effort: &Effort<'_>,
         digest: provenance::Digest,
+        calibrated: Option<&Calibrated>,
         then: impl FnOnce(Input<'_>) -> Result<T, ConvertError>,
     ) -> Result<T, ConvertError> {
-        then(Input {
-            parts: self.parts.clone(),
-            provider: &self.plan()?,
-            config: &self.config,
-            build,
-            provenance: &self.provenance(digest)?,
-            text_files: self.source.text_files(),
-            directory,
-            effort: effort.of(&provenance::stamps(self.source.files())?),
+        self.with_files(calibrated, |files| {
+            quantise::engine(
+                &self.parts,
+                self.quantised.as_ref(),
+                files,
+                &self.config,
+                |parts, provider| {
+                    then(Input {
+                        parts,
+                        provider,
+                        config: &self.config,
+                        build,
+                        provenance: &self.provenance(digest, calibrated)?,
+                        text_files: self.source.text_files(),
+                        directory,
+                        effort: effort.of(&provenance::stamps(self.source.files())?),
+                    })
+                },
+            )
         })
     }
 }

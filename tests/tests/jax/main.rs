@@ -40,7 +40,7 @@ fn engine_of(model: &Path, plugin: &str) -> String {
     fs::create_dir(&out).unwrap();
     let pipeline = pipeline(model, plugin);
     assert!(pipeline.unread().is_empty(), "{:?}", pipeline.unread());
-    pipeline.compile(BuildOptions::default(), &out, &Effort::default()).unwrap();
+    pipeline.compile(BuildOptions::default(), &out, &Effort::default(), None).unwrap();
     let bytes = fs::read(out.join("rank0.engine")).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();

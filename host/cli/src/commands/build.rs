@@ -137,19 +137,17 @@ impl Build {
                 "output_dir": directory,
                 "architecture": checkpoint.config().architecture,
                 "plugin": checkpoint.plugin(),
-                "dequantised": checkpoint.dequantised(),
+                "quantised": checkpoint.quantised(),
                 "bytes": built.bytes,
                 "seconds": seconds,
             }))?;
         } else {
-            let dequantised = checkpoint.dequantised().map(|weights| {
-                format!("de-quantised: {weights}; this version has no kernels for them\n")
-            });
+            let quantised = checkpoint.quantised().map(|weights| format!("quantised: {weights}\n"));
             output::text(&format!(
                 "{} by {}\n{}wrote engine {}: {} in {seconds:.2} s\n",
                 checkpoint.config().architecture,
                 checkpoint.plugin(),
-                dequantised.unwrap_or_default(),
+                quantised.unwrap_or_default(),
                 directory.display(),
                 output::bytes(built.bytes),
             ))?;

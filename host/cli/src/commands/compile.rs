@@ -2,9 +2,9 @@
 
 use crate::args::{ENGINE_DIR, ModelArgs, OutputArgs, WorkArgs};
 use crate::commands::build::BuildArgs;
-use crate::commands::convert::{OLD_FLAGS, report};
+use crate::commands::convert::{Errors, OLD_FLAGS, calibrate, report};
 use crate::legacy::{self, Legacy};
-use crate::{forecast, progress};
+use crate::{forecast, output, progress};
 use anyhow::Result;
 use clap::Args;
 use std::process::ExitCode;
@@ -40,6 +40,9 @@ impl Compile {
         let options = self.build.options()?;
         if self.output.dry_run {
             let pipeline = self.model.open()?;
+            if pipeline.is_calibrated() {
+                output::notes([forecast::REPORTS]);
+            }
             let expected = pipeline.forecast_engine(options, &self.work.effort(&|_, _| {}))?;
             let directory = self.output.directory(ENGINE_DIR);
             let about = forecast::About::pipeline(&pipeline, "engine", directory);
@@ -47,17 +50,23 @@ impl Compile {
         }
         let out = self.output.begin(self.model.model()?, ENGINE_DIR)?;
         let pipeline = self.model.open()?;
+        let calibrated = calibrate(&pipeline, out.path())?;
         let bar = progress::Bytes::new("writing engine");
         let progress = |done, total| bar.set(done, total);
         let effort = self.work.effort(&progress);
-        let built = pipeline.compile(options, out.path(), &effort)?;
+        let built = pipeline.compile(options, out.path(), &effort, calibrated.as_ref())?;
         drop(bar);
+        let errors = calibrated.as_ref().map(Errors::of);
+        if let Some(calibrated) = calibrated {
+            calibrated.remove()?;
+        }
         out.commit()?;
         report(
             &pipeline,
             "engine",
             self.output.directory(ENGINE_DIR),
             built.bytes,
+            errors.as_ref(),
             start,
             self.json,
         )

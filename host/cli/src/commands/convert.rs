@@ -7,8 +7,8 @@ use crate::legacy::{self, Legacy};
 use crate::{forecast, output, progress};
 use anyhow::Result;
 use clap::Args;
-use engraft_convert::Pipeline;
 use engraft_convert::build::Checkpoint;
+use engraft_convert::{Calibrated, Pipeline, Progress};
 use engraft_source::Merged;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,6 +62,9 @@ impl Convert {
         }
         if self.output.dry_run {
             let pipeline = self.model.open()?;
+            if pipeline.is_calibrated() {
+                output::notes([forecast::REPORTS]);
+            }
             let expected = pipeline.forecast_checkpoint(&self.work.effort(&|_, _| {}))?;
             let directory = self.output.directory(CHECKPOINT_DIR);
             let about = forecast::About::pipeline(&pipeline, "checkpoint", directory);
@@ -69,17 +72,25 @@ impl Convert {
         }
         let out = self.output.begin(self.model.model()?, CHECKPOINT_DIR)?;
         let pipeline = self.model.open()?;
+        let mut calibrated = None;
         let (what, bytes) = if self.save_config_only {
             out.clear()?;
             ("config", pipeline.write_config(out.path())?)
         } else {
+            calibrated = calibrate(&pipeline, out.path())?;
             let bar = progress::Bytes::new("writing checkpoint");
             let progress = |done, total| bar.set(done, total);
             let effort = self.work.effort(&progress);
-            ("checkpoint", pipeline.write_checkpoint(out.path(), &effort)?)
+            let bytes = pipeline.write_checkpoint(out.path(), &effort, calibrated.as_ref())?;
+            ("checkpoint", bytes)
         };
+        let errors = calibrated.as_ref().map(Errors::of);
+        if let Some(calibrated) = calibrated {
+            calibrated.remove()?;
+        }
         out.commit()?;
-        report(&pipeline, what, self.output.directory(CHECKPOINT_DIR), bytes, start, self.json)
+        let directory = self.output.directory(CHECKPOINT_DIR);
+        report(&pipeline, what, directory, bytes, errors.as_ref(), start, self.json)
     }
 
     /// From ranks to other ranks.
@@ -136,6 +147,44 @@ impl Convert {
     }
 }
 
+/// Runs the model over texts, where its scheme asks for that, with a bar.
+pub fn calibrate(pipeline: &Pipeline, directory: &Path) -> Result<Option<Calibrated>> {
+    let bar = progress::Count::new("calibrating", "weights");
+    let progress = |progress: Progress| bar.set(progress.done as u64, progress.of as u64);
+    Ok(pipeline.calibrate(directory, &progress)?)
+}
+
+/// What quantising did to the weights, for people and for machines.
+pub struct Errors {
+    text: String,
+    json: serde_json::Value,
+}
+
+/// How many of the worst weights a person is shown.
+const WORST_SHOWN: usize = 5;
+
+impl Errors {
+    /// What calibrating found.
+    pub fn of(calibrated: &Calibrated) -> Errors {
+        let (samples, tokens) = calibrated.samples;
+        let mut text =
+            format!("calibrated on {samples} samples, {tokens} tokens; the worst weights:\n");
+        let rows = calibrated.worst();
+        let rows = rows.iter().take(WORST_SHOWN).map(|(name, report)| {
+            let sqnr = report.sqnr.map_or("exact".to_owned(), |sqnr| format!("{sqnr:.1} dB"));
+            let (max, cosine) = (report.max_error, report.cosine);
+            ((*name).to_owned(), format!("{sqnr}, largest error {max:.3}, cosine {cosine:.5}"))
+        });
+        text += &output::table(&rows.collect::<Vec<_>>());
+        let json = serde_json::json!({
+            "samples": samples,
+            "tokens": tokens,
+            "weights": calibrated.reports,
+        });
+        Errors { text, json }
+    }
+}
+
 /// What was merged, as JSON.
 fn lora(merged: &Merged) -> serde_json::Value {
     serde_json::json!({
@@ -156,6 +205,7 @@ pub fn report(
     what: &str,
     directory: &Path,
     bytes: u64,
+    errors: Option<&Errors>,
     start: Instant,
     json: bool,
 ) -> Result<ExitCode> {
@@ -170,7 +220,11 @@ pub fn report(
             "dtype": pipeline.config().dtype.config_name(),
             "parameters": pipeline.parameters(),
             "bytes": bytes,
-            "dequantised": pipeline.source().packed(),
+            "quantised": pipeline.quantised(),
+            "not_quantised": pipeline.left()
+                .map(|(name, reason)| serde_json::json!({ "weight": name, "reason": reason }))
+                .collect::<Vec<_>>(),
+            "calibration": errors.map(|errors| &errors.json),
             "lora": pipeline.source().merged().map(lora),
             "unread_config_keys": pipeline.unread(),
             "zero_tensors": zeros,
@@ -188,8 +242,17 @@ pub fn report(
             pipeline.parameters() as f64 / 1e6,
             pipeline.config().dtype.config_name(),
         );
-        if let Some(packed) = pipeline.source().packed() {
-            text += &format!("de-quantised: {packed}\n");
+        match (pipeline.quantised(), pipeline.source().packed()) {
+            (Some(now), Some(before)) => text += &format!("quantised: {now}, from {before}\n"),
+            (Some(now), None) => text += &format!("quantised: {now}\n"),
+            (None, Some(before)) => text += &format!("de-quantised: {before}\n"),
+            (None, None) => {}
+        }
+        for (name, reason) in pipeline.left() {
+            text += &format!("not quantised: {name}: {reason}\n");
+        }
+        if let Some(errors) = errors {
+            text += &errors.text;
         }
         if let Some(merged) = pipeline.source().merged() {
             text += &format!("merged LoRA: {merged}\n");

@@ -3,11 +3,9 @@
 
 use super::Form::{Integer, Number, OneOf, Switch, Text};
 use super::{Flag, idle, obeyed, refused};
+use crate::quant::{FORMATS, PRECISIONS};
 
-const NOT_YET: &str = "engraft does not quantise yet";
-const FLOAT: &str = "leave it out: the weights stay in --dtype";
-const WEIGHT_ONLY: &str = "it only goes with --use_weight_only";
-const SMOOTH: &str = "it only goes with --smoothquant";
+const CACHE: &str = "the cache keeps floats";
 const CALIBRATION: &str = "it only goes with a scheme that is calibrated";
 const SHAPE: &str =
     "the model's own files say it; TensorRT-LLM, too, takes it for random weights only";
@@ -75,28 +73,24 @@ pub const FLAGS: &[Flag] = &[
     idle("remove_duplicated_kv_heads", Switch, "heads are kept as the model has them"),
     idle("model_type", Text, "the model's config.json says what it is"),
     // Quantisation.
-    refused("use_weight_only", Switch, &[], NOT_YET, FLOAT),
-    idle(
-        "weight_only_precision",
-        OneOf(&["int8", "int4", "int8_gptq", "int4_gptq", "int4_awq"]),
-        WEIGHT_ONLY,
-    ),
-    idle("disable_weight_only_quant_plugin", Switch, WEIGHT_ONLY),
-    refused("smoothquant", Number, &[], NOT_YET, FLOAT).alias(&["sq"]),
-    idle("per_channel", Switch, SMOOTH),
-    idle("per_token", Switch, SMOOTH),
-    refused("int8_kv_cache", Switch, &[], NOT_YET, "leave it out: the cache keeps floats"),
-    refused("fp8_kv_cache", Switch, &[], NOT_YET, "leave it out: the cache keeps floats"),
+    obeyed("use_weight_only", Switch, "weights of matrices in 8 bits, or in 4"),
+    obeyed("weight_only_precision", OneOf(&PRECISIONS), "in how many bits; 8 where it is left out"),
+    idle("disable_weight_only_quant_plugin", Switch, "there are no plugins of kernels to choose"),
+    obeyed("smoothquant", Number, "eight bits for weights and activations").alias(&["sq"]),
+    idle("per_channel", Switch, "rows of weights always have scales of their own"),
+    obeyed("per_token", Switch, "with --smoothquant: each token has a scale of its own"),
+    refused("int8_kv_cache", Switch, &[], CACHE, "leave it out"),
+    refused("fp8_kv_cache", Switch, &[], CACHE, "leave it out"),
+    refused("kv_cache_dtype", OneOf(&["none", "int8", "fp8"]), &["none"], CACHE, "leave it out"),
     refused(
-        "kv_cache_dtype",
-        OneOf(&["none", "int8", "fp8"]),
-        &["none"],
-        NOT_YET,
-        "leave it out: the cache keeps floats",
+        "quant_ckpt_path",
+        Text,
+        &[],
+        "a model that is quantised already is a model like any other",
+        "give it as --model_dir: its codes are taken over",
     ),
-    refused("quant_ckpt_path", Text, &[], NOT_YET, FLOAT),
-    refused("use_fp8", Switch, &[], NOT_YET, FLOAT).alias(&["enable_fp8"]),
-    refused("use_fp8_rowwise", Switch, &[], NOT_YET, FLOAT),
+    obeyed("use_fp8", Switch, "the same as --qformat fp8").alias(&["enable_fp8"]),
+    obeyed("use_fp8_rowwise", Switch, "the same as --qformat fp8_pc_pt"),
     idle("use_meta_fp8_rowwise_recipe", Switch, "it only goes with --use_fp8_rowwise"),
     refused(
         "use_qserve",
@@ -106,28 +100,12 @@ pub const FLAGS: &[Flag] = &[
         "leave it out, or convert for another scheme",
     ),
     idle("per_group", Switch, "it only goes with --use_qserve"),
-    idle("group_size", Integer, "it only goes with a scheme that has groups"),
-    refused(
-        "qformat",
-        OneOf(&[
-            "full_prec",
-            "fp8",
-            "fp8_pc_pt",
-            "int8_sq",
-            "int4_awq",
-            "w4a8_awq",
-            "int8_wo",
-            "int4_wo",
-            "nvfp4",
-        ]),
-        &["full_prec"],
-        NOT_YET,
-        FLOAT,
-    ),
-    idle("awq_block_size", Integer, "it only goes with a scheme that has groups"),
-    idle("calib_dataset", Text, CALIBRATION),
-    idle("calib_size", Integer, CALIBRATION),
-    idle("calib_max_seq_length", Integer, CALIBRATION),
+    obeyed("group_size", Integer, "inputs that share a scale"),
+    obeyed("qformat", OneOf(&FORMATS), "the scheme, by the names of quantize.py"),
+    obeyed("awq_block_size", Integer, "the same as --group_size"),
+    obeyed("calib_dataset", Text, "texts to calibrate by: a file, a folder, a data set"),
+    obeyed("calib_size", Integer, "samples that are taken of them; 32 where it is left out"),
+    obeyed("calib_max_seq_length", Integer, "tokens of a sample; 512 where it is left out"),
     idle("tokenizer_max_seq_length", Integer, CALIBRATION),
     idle("batch_size", Integer, CALIBRATION),
     // The model's shape.
