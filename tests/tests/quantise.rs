@@ -8,7 +8,7 @@ use engraft_engine::Engine;
 use engraft_runtime::LoadOptions;
 use engraft_tests::command::{fails, works};
 use engraft_tests::weights::read;
-use engraft_tests::{copied, distance, fixtures, golden, goldens, load, logits, plugin};
+use engraft_tests::{copied, distance, fixtures, golden, goldens, load, logits, plugin, prepared};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -155,6 +155,53 @@ fn a_checkpoint_leads_to_the_same_engine_and_back_to_itself() {
             tensor.bytes == again[name].bytes
         };
         assert!(first.iter().all(same), "{format}");
+    }
+}
+
+/// Takes codes apart in numpy, with nothing of ours, and finds the errors that we report.
+#[test]
+fn numpy_finds_the_errors_that_are_reported() {
+    let golden = fixtures().join("golden/llama-gqa");
+    let (model, texts) = with_tokenizer(&golden);
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(&folder.path().join(name));
+    let convert = |out: &str, flags: &[&str]| {
+        let model = text(model.path());
+        let args = ["convert", "--model_dir", &model, "--output_dir", out, "--dtype", "float32"];
+        works(&[&args[..], flags].concat());
+    };
+    let plain = at("plain");
+    convert(&plain, &[]);
+    for flags in [
+        &["--qformat", "int4_awq", "--group_size", "16"][..],
+        &["--qformat", "int4_gptq", "--group_size", "16", "--zero_points"],
+        &["--qformat", "fp8"],
+        &["--qformat", "fp8_pc_pt"],
+        &["--qformat", "int8_sq"],
+    ] {
+        let out = at(flags[1]);
+        let texts = text(texts.path());
+        convert(&out, &[flags, &["--calib_dataset", &texts, "--calib_size", "4"]].concat());
+        let record = std::fs::read(Path::new(&out).join("engraft.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        let said = &record["provenance"]["options"]["quantisation"]["weights"];
+        let said = said.as_object().unwrap_or_else(|| panic!("{record}"));
+        let script = fixtures().parent().unwrap().join("tools/dequantise.py");
+        let python = std::process::Command::new(prepared("ENGRAFT_PYTHON"))
+            .args([&text(&script), &out, &plain])
+            .output()
+            .unwrap();
+        let found = serde_json::from_slice::<serde_json::Value>(&python.stdout);
+        let found = found.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&python.stderr)));
+        assert_eq!(found.as_object().unwrap().len(), 15);
+        assert_eq!(said.len(), 15);
+        for (weight, said) in said {
+            for (what, near) in [("sqnr", 1e-3), ("max_error", 1e-5), ("cosine", 1e-6)] {
+                let [said, found] =
+                    [&said[what], &found[weight][what]].map(|number| number.as_f64().unwrap());
+                assert!((said - found).abs() < near, "{flags:?} {weight} {what}: {said} {found}");
+            }
+        }
     }
 }
 

@@ -32,6 +32,8 @@ pub fn prepare(cache: &Cache) -> Result<Vec<(String, PathBuf)>> {
     variables.push(("ENGRAFT_GEMMA3_GGUF".to_owned(), model::gemma3(cache)?));
     variables.push(("ENGRAFT_GOLDEN_GGUFS".to_owned(), golden_ggufs(cache)?));
     variables.push(("ENGRAFT_GOLDEN_TORCH".to_owned(), golden_torch()?));
+    let python = python::environment(cache, "gguf", python::GGUF_TOOLS)?;
+    variables.push(("ENGRAFT_PYTHON".to_owned(), python));
     Ok(variables)
 }
 

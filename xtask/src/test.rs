@@ -3,7 +3,7 @@
 //! Tests find what was built and fetched through environment variables: `ENGRAFT_BIN` (the
 //! command), `ENGRAFT_PLUGINS` and `ENGRAFT_EXAMPLES` (folders; the latter only where the tools for
 //! other languages can be installed), `ENGRAFT_MPIRUN` (the program that starts ranks; only where
-//! engraft is built with MPI), `ENGRAFT_SMOLLM2_GGUF` and `ENGRAFT_GEMMA3_GGUF` (files),
+//! engraft is built with MPI), `ENGRAFT_PYTHON` (one that has numpy), `ENGRAFT_SMOLLM2_GGUF` and `ENGRAFT_GEMMA3_GGUF` (files),
 //! `ENGRAFT_SMOLLM2_HF_BF16`, `_F16`, `_F32`, `ENGRAFT_GOLDEN_GGUFS` and `ENGRAFT_GOLDEN_TORCH`
 //! (directories). Under a bare `cargo test`, tests that need one that is missing say to run this.
 

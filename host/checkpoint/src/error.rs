@@ -2,6 +2,7 @@
 
 use engraft_diagnostic::{Code, Diagnostic, Fault};
 use engraft_files::{FileError, HeaderError};
+use engraft_quant::Scheme;
 use engraft_weights::{Listing, WeightError};
 use std::path::PathBuf;
 
@@ -117,7 +118,10 @@ impl Diagnostic for ConfigError {
             ConfigError::WorldSize { .. } => {
                 "make `world_size` the product of the three".to_owned()
             }
-            ConfigError::Quantised { .. } => "convert the model without quantisation".to_owned(),
+            ConfigError::Quantised { key: "quantization.quant_algo", .. } => {
+                format!("convert the model by a scheme that is read: {}", Scheme::names())
+            }
+            ConfigError::Quantised { .. } => "convert the model with a cache of floats".to_owned(),
             ConfigError::Split { .. } => {
                 "convert the model again with a `--tp_size` and `--pp_size` that fit it, and \
                  without context parallelism"

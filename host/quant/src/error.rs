@@ -3,6 +3,8 @@
 use engraft_diagnostic::{Code, Diagnostic, Fault};
 use engraft_weights::Listing;
 
+use crate::Scheme;
+
 /// Why quantised weights cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum QuantError {
@@ -74,7 +76,7 @@ impl Diagnostic for QuantError {
     fn help(&self) -> Option<String> {
         let text = match self {
             QuantError::Unsupported(_) => {
-                "take a checkpoint of float weights, or quantise it anew by a scheme that is read"
+                return Some(format!("what is read are floats, and {}", Scheme::names()));
             }
             QuantError::Misfits(_) | QuantError::GroupSize { .. } => {
                 "get the checkpoint again, or export it anew"

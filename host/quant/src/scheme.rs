@@ -88,18 +88,6 @@ impl Scheme {
     pub fn names() -> String {
         NAMES.map(|(name, _)| name).join(", ")
     }
-
-    /// Bits that a weight takes, with all that is stored for `inputs` of a row beside the codes:
-    /// scales of 16 bits, zero points of as many as a code has.
-    pub fn bits_per_weight(&self, inputs: u64) -> f64 {
-        let zero = if self.zeros { f64::from(self.kind.bits()) } else { 0.0 };
-        let code = f64::from(self.kind.bits());
-        match self.grouping {
-            Grouping::Tensor => code,
-            Grouping::Row => code + (16.0 + zero) / inputs.max(1) as f64,
-            Grouping::Group(size) => code + (16.0 + zero) / size.max(1) as f64,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -116,16 +104,5 @@ mod tests {
         assert_eq!((fp8.grouping, fp8.activations), (Grouping::Tensor, activations));
         let error = Scheme::from_name("W4A8_QSERVE_PER_GROUP").unwrap_err().to_string();
         assert!(error.contains("W4A8_QSERVE_PER_GROUP"), "{error}");
-    }
-
-    #[test]
-    fn bits_count_scales_and_zero_points() {
-        let group = |size, zeros| {
-            let scheme = Scheme::from_name("W4A16_GPTQ").unwrap();
-            Scheme { grouping: Grouping::Group(size), zeros, ..scheme }.bits_per_weight(576)
-        };
-        assert_eq!(group(64, false), 4.25);
-        assert_eq!(group(128, true), 4.15625);
-        assert_eq!(Scheme::from_name("FP8").unwrap().bits_per_weight(576), 8.0);
     }
 }
