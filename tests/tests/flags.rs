@@ -57,7 +57,9 @@ fn rows(title: &str) -> Vec<Row> {
         };
         let fine = does.strip_prefix("refused, but for ").and_then(|rest| rest.split(": ").next());
         let fine = fine.map(|fine| fine.split('`').skip(1).step_by(2).map(str::to_owned).collect());
-        Row { flag, value, does, fine: fine.unwrap_or_default() }
+        let mut fine: Vec<String> = fine.unwrap_or_default();
+        fine.extend(does.contains("` or alone: ").then(String::new));
+        Row { flag, value, does, fine }
     };
     section.lines().filter(|line| line.starts_with("| `--")).map(row).collect()
 }
@@ -166,6 +168,12 @@ fn the_guides_of_four_models_run_as_they_stand() {
             "--dtype auto --vocab_size 50400 --norm_eps 1e-05 --rotary_dim 64",
             "--gemm_plugin float16 --max_batch_size=32 --max_input_len=19 --max_seq_len=32 \
              --context_fmha disable --nccl_plugin auto --paged_state enable",
+        ),
+        (
+            "llama-mha",
+            "--use_weight_only --weight_only_precision int4 --paged_kv_cache --load_model_on_cpu \
+             --per_channel --per_token --dtype float16 --tp_size 1 --pp_size 1",
+            "--paged_kv_cache --max_batch_size 4",
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();

@@ -282,7 +282,7 @@ fn model_rows(config: &Value) -> Vec<(String, String)> {
         Value::String(text) => escape(text),
         other => escape(&other.to_string()),
     };
-    vec![
+    let mut rows = vec![
         row("architecture", of("architecture")),
         row(
             "shape",
@@ -298,7 +298,17 @@ fn model_rows(config: &Value) -> Vec<(String, String)> {
             ),
         ),
         row("context", of("max_position_embeddings")),
-    ]
+    ];
+    let quantisation = &config["quantization"];
+    if let Some(scheme) = quantisation["quant_algo"].as_str() {
+        let group = quantisation["group_size"].as_u64().unwrap_or_default();
+        let groups = match scheme.ends_with("_AWQ") || scheme.ends_with("_GPTQ") {
+            true => format!(", groups of {group}"),
+            false => String::new(),
+        };
+        rows.push(row("quantised", format!("{}{groups}", escape(scheme))));
+    }
+    rows
 }
 
 fn graph_rows(graph: &Graph) -> Vec<(String, String)> {

@@ -15,6 +15,15 @@ const FP8_PLUGIN: Form = OneOf(&["auto", "fp8", "disable"]);
 const GEMM_PLUGIN: Form =
     OneOf(&["auto", "float16", "float32", "bfloat16", "int32", "fp8", "disable"]);
 
+/// Older scripts have it as a switch, and the converters', too.
+pub const PAGED_CACHE: Flag = refused(
+    "paged_kv_cache",
+    SwitchOrText,
+    &["enable", ""],
+    "the cache is always in pages",
+    "take `enable`: the results are the same",
+);
+
 /// Every flag, in the order of the docs.
 pub const FLAGS: &[Flag] = &[
     obeyed("checkpoint_dir", Text, "the checkpoint; of `convert`: one to be split differently"),
@@ -81,13 +90,7 @@ pub const FLAGS: &[Flag] = &[
         "the cache is always in pages",
         "take `paged`: the results are the same",
     ),
-    refused(
-        "paged_kv_cache",
-        TOGGLE,
-        &["enable"],
-        "the cache is always in pages",
-        "take `enable`: the results are the same",
-    ),
+    PAGED_CACHE,
     refused(
         "logits_dtype",
         OneOf(&["float32", "float16", "bfloat16"]),

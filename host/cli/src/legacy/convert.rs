@@ -2,6 +2,7 @@
 //! the same way here.
 
 use super::Form::{Integer, Number, OneOf, Switch, Text};
+use super::build::PAGED_CACHE;
 use super::{Flag, idle, obeyed, refused};
 use crate::quant::{FORMATS, PRECISIONS};
 
@@ -72,6 +73,7 @@ pub const FLAGS: &[Flag] = &[
     obeyed("save_config_only", Switch, "writes config.json and nothing else"),
     idle("remove_duplicated_kv_heads", Switch, "heads are kept as the model has them"),
     idle("model_type", Text, "the model's config.json says what it is"),
+    PAGED_CACHE,
     // Quantisation.
     obeyed("use_weight_only", Switch, "weights of matrices in 8 bits, or in 4"),
     obeyed("weight_only_precision", OneOf(&PRECISIONS), "in how many bits; 8 where it is left out"),

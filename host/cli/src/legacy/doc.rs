@@ -45,7 +45,9 @@ fn section(text: &mut String, title: &str, flags: &[&Flag]) {
             Does::Idle(why) => format!("noted: {why}"),
             Does::Refused { but: [], why, help } => format!("refused: {why}; {help}"),
             Does::Refused { but, why, help } => {
-                format!("refused, but for `{}`: {why}; {help}", but.join("`, `"))
+                let values: Vec<&str> = but.iter().copied().filter(|v| !v.is_empty()).collect();
+                let alone = if values.len() < but.len() { " or alone" } else { "" };
+                format!("refused, but for `{}`{alone}: {why}; {help}", values.join("`, `"))
             }
         };
         writeln!(text, "| {}{} | {does} |", names.join(", "), form(flag.form)).unwrap();
