@@ -12,8 +12,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// What is not counted where a model is calibrated.
-pub const REPORTS: &str =
-    "the record will also have what calibrating does to each weight, some 100 bytes a weight";
+pub const REPORTS: &str = "not counted: what calibrating does to each weight, some 200 bytes of \
+     the record a weight, and the samples' activations that it holds in memory";
 
 /// What is said besides the forecast itself.
 pub struct About<'a> {
