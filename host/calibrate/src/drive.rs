@@ -7,10 +7,9 @@
 use crate::piece::{Piece, pieces};
 use crate::{CalibrateError, Inputs, Matrix, Quantiser, RunError};
 use engraft_files::interrupt;
-use engraft_ir::{DType, Graph, Place, Value, Weight};
+use engraft_ir::{Graph, Place, Value, Weight};
 use engraft_runtime::{Program, Stretch};
 use engraft_weights::{Provider, WeightError};
-use half::{bf16, f16};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -297,21 +296,11 @@ pub(crate) fn floats(provider: &dyn Provider, name: &str) -> Result<Vec<f32>, Ru
     provider.stream(name, &mut |piece| {
         rest.extend_from_slice(piece);
         let whole = rest.len() - rest.len() % size;
-        let bytes = &rest[..whole];
-        match supply.dtype {
-            DType::F16 => widen(bytes, &mut all, |b| f16::from_le_bytes(b).to_f32()),
-            DType::BF16 => widen(bytes, &mut all, |b| bf16::from_le_bytes(b).to_f32()),
-            DType::F64 => widen(bytes, &mut all, |b| f64::from_le_bytes(b) as f32),
-            _ => widen(bytes, &mut all, f32::from_le_bytes),
-        }
+        engraft_quant::widen(&rest[..whole], supply.dtype, &mut all);
         rest.drain(..whole);
         Ok(())
     })?;
     Ok(all)
-}
-
-fn widen<const W: usize>(bytes: &[u8], to: &mut Vec<f32>, of: impl Fn([u8; W]) -> f32) {
-    to.extend(bytes.as_chunks::<W>().0.iter().map(|&element| of(element)));
 }
 
 /// A piece with its weights.

@@ -3,8 +3,8 @@
 use crate::Matrix;
 use rayon::prelude::*;
 
-/// The largest number of E4M3.
-pub const MOST: f32 = 448.0;
+pub use engraft_kernels_cpu::fp8::{MAX as MOST, decode, encode};
+
 /// What rows of weights are cut to before they get their scales.
 const CUT: f32 = 1200.0;
 
@@ -46,38 +46,6 @@ pub(crate) fn nearest(x: f32) -> f32 {
     let small = (size + 16_384.0) - 16_384.0;
     let size = if size < 0.015_625 { small } else { normal };
     if x < 0.0 { -size } else { size }
-}
-
-/// The nearest number of E4M3, of two the even one; the largest one for what is larger, and a NaN
-/// for NaN.
-pub fn encode(x: f32) -> u8 {
-    let sign = if x.is_sign_negative() { 0x80 } else { 0 };
-    let size = x.abs();
-    if x.is_nan() {
-        return sign | 0x7f;
-    }
-    if size >= MOST {
-        return sign | 0x7e;
-    }
-    // Below 2^-6 steps are 2^-9; the first number above has the code that follows.
-    if size < 0.015_625 {
-        return sign | (size * 512.0).round_ties_even() as u8;
-    }
-    // Three bits of the fraction stay; what is carried goes into the exponent, as it should.
-    let bits = size.to_bits();
-    let bits = bits + 0x7_ffff + (bits >> 20 & 1);
-    sign | ((bits >> 20) - (120 << 3)) as u8
-}
-
-/// What a byte stands for.
-pub fn decode(code: u8) -> f32 {
-    let (exponent, fraction) = (i32::from(code >> 3 & 15), f32::from(code & 7));
-    let size = match (exponent, code & 7) {
-        (15, 7) => f32::NAN,
-        (0, _) => fraction / 512.0,
-        _ => (1.0 + fraction / 8.0) * 2f32.powi(exponent - 7),
-    };
-    if code & 0x80 == 0 { size } else { -size }
 }
 
 #[cfg(test)]

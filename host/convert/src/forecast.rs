@@ -2,6 +2,7 @@
 //! every rank, and what it takes to write them.
 
 use crate::ConvertError;
+use crate::quantise::EXCLUDED;
 use engraft_compile::Input;
 use engraft_ir::DType;
 use engraft_weights::{Effort, Provider, Share, WeightError, held, jobs};
@@ -45,20 +46,10 @@ impl Forecast {
     }
 }
 
-/// Modules that TensorRT-LLM leaves alone unless it is told otherwise.
-const EXCLUDED: [&str; 6] = [
-    "lm_head",
-    "router",
-    "vocab_embedding",
-    "position_embedding",
-    "block_embedding",
-    "shared_expert_gate",
-];
-
 /// Why a parameter stays as it is; `keep` are those whose precision the plugin holds.
 fn kept(source: &str, shape: &[u64], keep: &BTreeSet<String>) -> Option<&'static str> {
     let module = source.rsplit_once('.').map_or(source, |(module, _)| module);
-    if EXCLUDED.iter().any(|name| module.ends_with(name)) {
+    if EXCLUDED.iter().any(|name| module.ends_with(name.trim_start_matches('*'))) {
         Some("excluded by default")
     } else if shape.len() < 2 {
         Some("a vector")

@@ -24,6 +24,6 @@ pub use floats::weights;
 pub use labelled::Labelled;
 pub use made::{Blank, Made, Tensors};
 pub use recovered::{Recovered, Views};
-pub use rounded::Rounded;
+pub use rounded::{Rounded, widen};
 pub use scheme::{Activations, BY_BUILDER, Grouping, Scheme};
 pub use stored::{Coded, Role, Stored};

@@ -70,6 +70,7 @@ impl Provider for Rounded<'_> {
         let (mut rest, mut out, mut floats) = (Vec::new(), Vec::new(), Vec::new());
         let (mut even, mut row) = (Row::default(), Row::default());
         let mut rows = |bytes: &[u8], out: &mut Vec<u8>| {
+            floats.clear();
             widen(bytes, dtype, &mut floats);
             for (at, weights) in floats.chunks_exact(columns).enumerate() {
                 row.round(&coded.scheme, weights, supply.dtype);
@@ -101,12 +102,11 @@ impl Provider for Rounded<'_> {
     }
 }
 
-/// Elements of a float type as `f32`.
-pub(crate) fn widen(bytes: &[u8], dtype: DType, floats: &mut Vec<f32>) {
+/// Appends the elements of a float type to `floats`; of what is no float type, as if of `f32`.
+pub fn widen(bytes: &[u8], dtype: DType, floats: &mut Vec<f32>) {
     fn each<const W: usize>(bytes: &[u8], to: &mut Vec<f32>, of: impl Fn([u8; W]) -> f32) {
         to.extend(bytes.as_chunks::<W>().0.iter().map(|&element| of(element)));
     }
-    floats.clear();
     match dtype {
         DType::F64 => each(bytes, floats, |b| f64::from_le_bytes(b) as f32),
         DType::F16 => each(bytes, floats, |b| f16::from_le_bytes(b).to_f32()),
